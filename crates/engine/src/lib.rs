@@ -1,0 +1,1 @@
+//! One run, from a resolved composition to its outcome: builders, the lab, runners and reports.

@@ -1,0 +1,1 @@
+//! What a run is made of: manifests, compositions, link shapes, events and outcomes. No input or output.

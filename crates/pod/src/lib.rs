@@ -1,0 +1,1 @@
+//! An instance as a pod: the Kubernetes lifecycle, and the supervision of its processes.

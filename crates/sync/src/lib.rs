@@ -1,0 +1,1 @@
+//! Signals, barriers and topics: the engine, its stores, the service and a client.
