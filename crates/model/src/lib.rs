@@ -1,1 +1,11 @@
-//! What a run is made of: manifests, compositions, link shapes, events and outcomes. No input or output.
+//! What a run is made of: manifests, compositions, link shapes, events and outcomes.
+//!
+//! Everything here is a plain value. Files are read, clocks asked and sockets opened elsewhere: this crate is
+//! given text and gives back either a value or every mistake in it, with its place.
+
+pub mod event;
+pub mod name;
+pub mod outcome;
+pub mod run;
+pub mod shape;
+pub mod topology;
