@@ -1,1 +1,3 @@
 //! An instance as a pod: the Kubernetes lifecycle, and the supervision of its processes.
+
+pub mod version;
