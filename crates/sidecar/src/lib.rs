@@ -1,1 +1,3 @@
 //! The network of the instances: what they ask for, what must be in force, and the planes that carry it.
+
+pub mod plan;
