@@ -125,12 +125,24 @@ pub enum EventKind {
         /// The last lines of its stderr (of stdout when that is empty).
         last_lines: Vec<String>,
     },
+    /// An instance's output could not be kept: the record has a gap.
+    OutputLost {
+        /// Whose.
+        instance: InstanceName,
+        /// Why.
+        error: String,
+    },
     /// Everybody waits and nothing changes.
     Stalled {
         /// For how long, seconds.
         seconds: f64,
         /// What for.
         barriers: Vec<BarrierWait>,
+    },
+    /// What each living instance waited for when the run was ended by its timeout or by a failure.
+    Waits {
+        /// One for each living instance.
+        waits: Vec<InstanceWait>,
     },
     /// Something that a reader should know, and that does not end the run.
     Warning {
@@ -210,6 +222,17 @@ pub struct BarrierWait {
     pub waiting: Vec<String>,
     /// Living instances that have not signalled, where that is known.
     pub missing: Vec<String>,
+}
+
+/// What a living instance waits for, as far as it can be seen from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceWait {
+    /// Which.
+    pub instance: InstanceName,
+    /// The barriers it waits at.
+    pub barriers: Vec<BarrierWait>,
+    /// The last stage or message it reported.
+    pub last_word: Option<String>,
 }
 
 /// A shape asked for beside what was measured.

@@ -1,0 +1,4 @@
+//! The lab.
+pub mod output;
+pub mod protocol;
+pub mod speech;

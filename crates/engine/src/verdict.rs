@@ -1,0 +1,160 @@
+//! From events to the outcome of a run: a plain reducer, asked by whoever drives the run.
+//!
+//! It does no I/O and starts nothing. What it decides is carried out by `run`; how it is shown belongs in `report`.
+
+use std::collections::HashMap;
+
+use testground_model::event::{BarrierWait, EventKind, Proof};
+use testground_model::name::InstanceName;
+use testground_model::outcome::{GroupTally, InstanceEnd, RunOutcome};
+use testground_model::run::Run;
+
+/// What is known of a run so far.
+#[derive(Debug)]
+pub struct Verdict {
+    keep_going: bool,
+    mark_proof_only: bool,
+    groups: Vec<(String, GroupTally)>,
+    alive: HashMap<InstanceName, ()>,
+    /// The first thing that went wrong, in words.
+    cause: Option<String>,
+    /// Evidence that got lost: it spoils a success.
+    lost: Option<String>,
+}
+
+/// What must be done because of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing: go on.
+    Continue,
+    /// End the run now: it can't succeed any more.
+    End,
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    /// Nothing has happened yet.
+    pub fn new(run: &Run) -> Verdict {
+        let tally = |g: &testground_model::run::Group| {
+            (g.id.clone(), GroupTally { ok: 0, total: g.instances })
+        };
+        Verdict {
+            keep_going: run.settings.keep_going,
+            mark_proof_only: run.settings.proof.mark_only,
+            groups: run.groups.iter().map(tally).collect(),
+            alive: run.instances().map(|i| (i, ())).collect(),
+            cause: None,
+            lost: None,
+        }
+    }
+
+    /// Takes an event into account.
+    pub fn on_event(&mut self, event: &EventKind) -> Decision {
+        match event {
+            EventKind::InstanceEnded { instance, end, last_lines, .. } => {
+                self.instance_ended(instance, end, last_lines)
+            }
+            EventKind::Stalled { seconds, barriers } => self.fail(stalled(*seconds, barriers)),
+            EventKind::ShapeProved(proof) if !proof.off.is_empty() && !self.mark_proof_only => {
+                self.cause.get_or_insert_with(|| refused(proof));
+                // A network that is not what it says is never worth running on, `--keep-going` or not.
+                Decision::End
+            }
+            EventKind::OutputLost { instance, error } => {
+                self.lost.get_or_insert_with(|| format!("output of {instance} could not be kept: {error}"));
+                Decision::Continue
+            }
+            _ => Decision::Continue,
+        }
+    }
+
+    /// Whether every instance has ended.
+    pub fn is_over(&self) -> bool {
+        self.alive.is_empty()
+    }
+
+    /// The tallies so far, by group.
+    pub fn groups(&self) -> &[(String, GroupTally)] {
+        &self.groups
+    }
+
+    /// The outcome, once nothing more can happen.
+    pub fn outcome(&self) -> RunOutcome {
+        if let Some(cause) = &self.cause {
+            return RunOutcome::Failure { cause: cause.clone() };
+        }
+        if let Some((group, tally)) = self.groups.iter().find(|(_, t)| t.ok < t.total) {
+            let missing = tally.total - tally.ok;
+            return RunOutcome::Failure { cause: format!("{missing} of group {group} did not succeed") };
+        }
+        match &self.lost {
+            Some(lost) => RunOutcome::Failure { cause: lost.clone() },
+            None => RunOutcome::Success,
+        }
+    }
+
+    fn instance_ended(&mut self, instance: &InstanceName, end: &InstanceEnd, last: &[String]) -> Decision {
+        if self.alive.remove(instance).is_none() {
+            return Decision::Continue;
+        }
+        if end.is_success() {
+            if let Some((_, tally)) = self.groups.iter_mut().find(|(id, _)| *id == instance.group) {
+                tally.ok += 1;
+            }
+            return Decision::Continue;
+        }
+        if !end.is_cause() {
+            return Decision::Continue;
+        }
+        let mut cause = format!("instance {instance} {end}");
+        for line in last {
+            cause.push_str("\n    ");
+            cause.push_str(line);
+        }
+        self.fail(cause)
+    }
+
+    fn fail(&mut self, cause: String) -> Decision {
+        self.cause.get_or_insert(cause);
+        if self.keep_going { Decision::Continue } else { Decision::End }
+    }
+}
+
+/// A barrier in words: how far it is, who waits, who has not come.
+pub fn describe(barrier: &BarrierWait) -> String {
+    let mut text = format!(
+        "barrier {:?}: {} of {} signalled, {} waiting",
+        barrier.state,
+        barrier.count,
+        barrier.target,
+        some_of(&barrier.waiting)
+    );
+    if !barrier.missing.is_empty() {
+        text.push_str(&format!(", not signalled by {}", some_of(&barrier.missing)));
+    }
+    text
+}
+
+fn stalled(seconds: f64, barriers: &[BarrierWait]) -> String {
+    let mut text = format!("every living instance waits at a barrier and nothing changed for {seconds:.0} s");
+    for barrier in barriers {
+        text.push_str("\n    ");
+        text.push_str(&describe(barrier));
+    }
+    text
+}
+
+fn refused(proof: &Proof) -> String {
+    format!("the network is not what was asked for: {}: {}", proof.label, proof.off.join("; "))
+}
+
+/// The first few of a list, and how many more there are.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    match names.len() {
+        0 => "nobody".to_owned(),
+        n if n <= SHOWN => names.join(", "),
+        n => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+    }
+}
