@@ -79,7 +79,7 @@ pub enum EventKind {
     InstanceStarted {
         /// Which.
         instance: InstanceName,
-        /// Its process as the machine sees it.
+        /// Its init's process, as the lab sees it.
         pid: u32,
     },
     /// An instance wrote a line that is no event of the protocol, or a message.
@@ -139,6 +139,8 @@ pub enum EventKind {
         /// What for.
         barriers: Vec<BarrierWait>,
     },
+    /// The run failed and its lab stays for a look, until somebody interrupts.
+    LabHeld,
     /// What each living instance waited for when the run was ended by its timeout or by a failure.
     Waits {
         /// One for each living instance.
