@@ -1,0 +1,149 @@
+//! What a plan holds, listed: the distinct declared shapes for the proof, and everything in force for a reader.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use testground_model::shape::LinkShape;
+use testground_model::topology::{Endpoint, Link};
+
+use super::Plan;
+
+/// A declared shape with the one on the way back, once for all links that have both.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Declared {
+    /// Where it is in force, in words: the first such link, and how many more there are.
+    pub label: String,
+    /// The shape.
+    pub there: Arc<LinkShape>,
+    /// The shape of packets that come back; without effect where nothing is declared.
+    pub back: Arc<LinkShape>,
+}
+
+/// Who put a shape in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layer {
+    /// The timeline.
+    Change,
+    /// An instance, for a subnet.
+    Rule,
+    /// An instance, for everything else it sends.
+    Default,
+    /// The composition.
+    Link,
+}
+
+/// A shape that is in force somewhere.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InForce {
+    /// Who put it there.
+    pub layer: Layer,
+    /// The data network.
+    pub network: String,
+    /// Whose packets, in the composition's words.
+    pub from: String,
+    /// Where to, in the composition's words.
+    pub to: String,
+    /// Whether the way back is meant too.
+    pub both_ways: bool,
+    /// The shape.
+    pub shape: LinkShape,
+}
+
+impl Plan {
+    /// Every distinct pair of a declared shape and the shape on the way back, in the order of the links. A link that
+    /// goes both ways counts once, unless another link gives its way back a shape of its own.
+    pub fn distinct_shapes(&self) -> Vec<Declared> {
+        let mut found: Vec<(Declared, u32)> = Vec::new();
+        for (index, (link, shape)) in self.links.iter().enumerate() {
+            let back = self.way_back(index, link).unwrap_or_else(|| Arc::clone(&self.transparent));
+            match found.iter_mut().find(|(d, _)| d.there == *shape && d.back == back) {
+                Some((_, more)) => *more += 1,
+                None => found.push((Declared { label: label(link), there: Arc::clone(shape), back }, 0)),
+            }
+        }
+        found
+            .into_iter()
+            .map(|(declared, more)| match more {
+                0 => declared,
+                _ => Declared { label: format!("{} and {more} more", declared.label), ..declared },
+            })
+            .collect()
+    }
+
+    /// Everything that is in force, by layer from the highest; instances by port.
+    pub fn in_force(&self) -> Vec<InForce> {
+        let changes = self.overlays.iter().rev().map(|o| InForce {
+            layer: Layer::Change,
+            network: o.network.clone(),
+            from: words(&o.from),
+            to: words(&o.to),
+            both_ways: o.both_ways,
+            shape: (*o.shape).clone(),
+        });
+        let mut senders: Vec<_> = self.wishes.iter().collect();
+        senders.sort_by_key(|(port, _)| **port);
+        let own = senders.into_iter().filter_map(|(port, wanted)| Some((self.member(*port)?, wanted)));
+        let own = own.flat_map(|(member, wanted)| {
+            let entry = |layer, to: String, shape: &LinkShape| InForce {
+                layer,
+                network: member.network.clone(),
+                from: member.instance.to_string(),
+                to,
+                both_ways: false,
+                shape: shape.clone(),
+            };
+            let rules =
+                wanted.rules.iter().map(move |(net, shape)| entry(Layer::Rule, net.to_string(), shape));
+            let default =
+                wanted.default_counts.then(|| entry(Layer::Default, "all".to_owned(), &wanted.default));
+            rules.chain(default)
+        });
+        let links = self.links.iter().rev().map(|(link, shape)| InForce {
+            layer: Layer::Link,
+            network: link.network.clone(),
+            from: words(&link.from),
+            to: words(&link.to),
+            both_ways: link.both_ways,
+            shape: (**shape).clone(),
+        });
+        changes.chain(own).chain(links).collect()
+    }
+
+    fn way_back(&self, index: usize, link: &Link) -> Option<Arc<LinkShape>> {
+        self.links.iter().enumerate().rev().find_map(|(i, (other, shape))| {
+            let turned = other.from == link.to && other.to == link.from;
+            let covers = turned || other.both_ways && other.from == link.from && other.to == link.to;
+            // A link between a set and itself is its own way back.
+            let covers = covers || i == index && link.from == link.to;
+            (covers && other.network == link.network).then(|| Arc::clone(shape))
+        })
+    }
+}
+
+/// An endpoint in the composition's words.
+pub fn words(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::All => "all".to_owned(),
+        Endpoint::Group(name) | Endpoint::Region(name) => name.clone(),
+        Endpoint::Instance(instance) => instance.to_string(),
+        Endpoint::Subnet(net) => net.to_string(),
+    }
+}
+
+fn label(link: &Link) -> String {
+    let arrow = if link.both_ways { "<->" } else { "->" };
+    format!("{} {arrow} {}", words(&link.from), words(&link.to))
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Layer::Change => "change",
+            Layer::Rule => "rule",
+            Layer::Default => "default",
+            Layer::Link => "link",
+        })
+    }
+}

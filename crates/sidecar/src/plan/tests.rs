@@ -1,0 +1,249 @@
+use std::net::IpAddr;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn ms(ms: u64) -> LinkShape {
+    LinkShape { latency: Duration::from_millis(ms), ..LinkShape::default() }
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn group(name: &str) -> Endpoint {
+    Endpoint::Group(name.to_owned())
+}
+
+fn link(from: Endpoint, to: Endpoint, both_ways: bool, shape: LinkShape) -> Link {
+    Link { from, to, both_ways, network: "default".to_owned(), shape }
+}
+
+fn overlay(id: u32, from: Endpoint, to: Endpoint, both_ways: bool, shape: LinkShape) -> Overlay {
+    Overlay { id, from, to, both_ways, network: "default".to_owned(), shape: Arc::new(shape) }
+}
+
+fn member(port: u32, group: &str, index: u32, region: &str, addresses: &[&str]) -> Member {
+    Member {
+        port: PortId(port),
+        instance: InstanceName::new(group, index),
+        network: "default".to_owned(),
+        regions: vec![region.to_owned()],
+        addresses: addresses.iter().map(|a| ip(a)).collect(),
+    }
+}
+
+/// Ports 0 and 1 are `a[0]` and `a[1]` in `east`, port 2 is `b[0]` in `west`.
+fn three(links: Vec<Link>) -> Plan {
+    let mut plan = Plan::new(links);
+    plan.attach(member(0, "a", 0, "east", &["16.0.0.2", "fd00::2"]));
+    plan.attach(member(1, "a", 1, "east", &["16.0.0.3"]));
+    plan.attach(member(2, "b", 0, "west", &["16.0.1.2"]));
+    plan
+}
+
+fn latency(plan: &Plan, from: u32, to: &str) -> u64 {
+    plan.resolve(PortId(from), ip(to)).shape.latency.as_millis() as u64
+}
+
+#[test]
+fn each_layer_goes_before_the_ones_below() {
+    let mut plan = three(vec![link(group("a"), group("b"), false, ms(1))]);
+    assert_eq!(
+        plan.resolve(PortId(0), ip("16.0.1.2")).class,
+        ClassId::Link { from: PortId(0), to: PortId(2), link: 0 }
+    );
+    let mut wishes = Wishes { default: ms(2), rules: vec![] };
+    plan.wish(PortId(0), wishes.clone());
+    assert_eq!(plan.resolve(PortId(0), ip("16.0.1.2")).class, ClassId::Default(PortId(0)));
+    wishes.rules.push((net("16.0.1.0/24"), ms(3)));
+    plan.wish(PortId(0), wishes.clone());
+    assert_eq!(plan.resolve(PortId(0), ip("16.0.1.2")).class, ClassId::Rule(PortId(0), 0));
+    assert_eq!(latency(&plan, 0, "16.0.0.3"), 2, "outside of the rule the default holds");
+    plan.overlay(vec![overlay(7, group("a"), group("b"), false, ms(4))]);
+    let decision = plan.resolve(PortId(0), ip("16.0.1.2"));
+    assert_eq!(decision.class, ClassId::Overlay { from: PortId(0), to: PortId(2), change: 7 });
+    assert_eq!(decision.shape.latency, Duration::from_millis(4));
+    assert_eq!(plan.wishes(PortId(0)), Some(wishes));
+}
+
+#[test]
+fn a_default_without_effect_leaves_the_declared_link_and_a_rule_without_effect_does_not() {
+    let mut plan = three(vec![link(Endpoint::All, Endpoint::All, false, ms(5))]);
+    plan.wish(PortId(0), Wishes::default());
+    assert_eq!(latency(&plan, 0, "16.0.1.2"), 5);
+    plan.wish(
+        PortId(0),
+        Wishes { rules: vec![(net("16.0.1.2/32"), LinkShape::default())], ..Wishes::default() },
+    );
+    assert_eq!(latency(&plan, 0, "16.0.1.2"), 0);
+    assert_eq!(latency(&plan, 0, "16.0.0.3"), 5);
+}
+
+#[test]
+fn the_longest_prefix_counts_and_of_equal_ones_the_later() {
+    let mut plan = three(vec![]);
+    let rules = vec![(net("16.0.1.0/24"), ms(2)), (net("16.0.0.0/16"), ms(1)), (net("16.0.1.0/24"), ms(3))];
+    plan.wish(PortId(0), Wishes { default: LinkShape::default(), rules });
+    assert_eq!(latency(&plan, 0, "16.0.1.2"), 3);
+    assert_eq!(latency(&plan, 0, "16.0.0.3"), 1);
+    assert_eq!(latency(&plan, 0, "fd00::9"), 0, "rules for IPv4 say nothing about IPv6");
+}
+
+#[test]
+fn the_last_declared_link_counts_and_direction_is_kept() {
+    let plan = three(vec![
+        link(Endpoint::All, Endpoint::All, false, ms(1)),
+        link(group("a"), group("b"), false, ms(2)),
+        link(Endpoint::Instance(InstanceName::new("a", 1)), Endpoint::Region("west".to_owned()), true, ms(3)),
+        link(Endpoint::Subnet(net("16.0.0.0/24")), Endpoint::Subnet(net("16.0.0.0/24")), false, ms(4)),
+    ]);
+    assert_eq!(latency(&plan, 0, "16.0.1.2"), 2);
+    assert_eq!(latency(&plan, 2, "16.0.0.2"), 1, "one way is one way");
+    assert_eq!(latency(&plan, 1, "16.0.1.2"), 3);
+    assert_eq!(latency(&plan, 2, "16.0.0.3"), 3, "both ways is both ways");
+    assert_eq!(latency(&plan, 0, "16.0.0.3"), 4);
+    assert_eq!(latency(&plan, 0, "16.0.0.200"), 4, "a subnet covers addresses that nobody has");
+    assert_eq!(latency(&plan, 9, "16.0.0.3"), 0, "nobody is behind the port");
+}
+
+#[test]
+fn a_link_is_about_its_own_network_only() {
+    let mut plan =
+        three(vec![Link { network: "other".to_owned(), ..link(Endpoint::All, Endpoint::All, true, ms(9)) }]);
+    plan.attach(Member { network: "other".to_owned(), ..member(3, "a", 0, "east", &["16.0.0.2"]) });
+    plan.attach(Member { network: "other".to_owned(), ..member(4, "b", 0, "west", &["16.0.0.3"]) });
+    assert_eq!(latency(&plan, 0, "16.0.0.3"), 0);
+    assert_eq!(latency(&plan, 3, "16.0.0.3"), 9);
+    assert_eq!(plan.owner("default", ip("16.0.0.3")), Some(PortId(1)));
+    assert_eq!(plan.owner("other", ip("16.0.0.3")), Some(PortId(4)));
+}
+
+#[test]
+fn a_lift_takes_back_earlier_changes_for_its_pairs_alone() {
+    let mut plan = three(vec![link(Endpoint::All, Endpoint::All, true, ms(1))]);
+    plan.overlay(vec![overlay(0, group("a"), group("b"), true, ms(50))]);
+    let lift = |id| Lift {
+        id,
+        from: Endpoint::Instance(InstanceName::new("a", 1)),
+        to: group("b"),
+        both_ways: true,
+        network: "default".to_owned(),
+    };
+    plan.lift(vec![lift(1)]);
+    assert_eq!(latency(&plan, 0, "16.0.1.2"), 50);
+    assert_eq!(latency(&plan, 1, "16.0.1.2"), 1);
+    assert_eq!(latency(&plan, 2, "16.0.0.3"), 1);
+    plan.overlay(vec![
+        overlay(0, group("a"), group("b"), true, ms(50)),
+        overlay(2, group("a"), group("b"), true, ms(60)),
+    ]);
+    assert_eq!(latency(&plan, 1, "16.0.1.2"), 60, "a later change is not lifted");
+}
+
+#[test]
+fn whoever_leaves_is_forgotten_and_takes_nobody_elses_address() {
+    let mut plan = three(vec![link(group("a"), group("a"), true, ms(1))]);
+    let before = plan.clone();
+    plan.attach(member(5, "a", 5, "east", &["16.0.0.3"]));
+    plan.detach(PortId(1));
+    assert_eq!(plan.owner("default", ip("16.0.0.3")), Some(PortId(5)));
+    plan.detach(PortId(5));
+    assert_eq!(plan.owner("default", ip("16.0.0.3")), None);
+    assert_eq!(latency(&plan, 0, "16.0.0.3"), 0);
+    assert_eq!(before.owner("default", ip("16.0.0.3")), Some(PortId(1)), "a clone stays as it was");
+}
+
+#[test]
+fn distinct_shapes_pair_each_shape_with_its_way_back() {
+    let region = |name: &str| Endpoint::Region(name.to_owned());
+    let plan = Plan::new(vec![
+        link(group("a"), group("b"), true, ms(1)),
+        link(group("a"), group("c"), true, ms(1)),
+        link(region("east"), region("west"), false, ms(2)),
+        link(region("west"), region("east"), false, ms(3)),
+        link(region("east"), region("east"), false, ms(4)),
+        link(group("x"), group("y"), false, ms(5)),
+    ]);
+    let seen: Vec<(String, u128, u128)> = plan
+        .distinct_shapes()
+        .into_iter()
+        .map(|d| (d.label, d.there.latency.as_millis(), d.back.latency.as_millis()))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("a <-> b and 1 more".to_owned(), 1, 1),
+            ("east -> west".to_owned(), 2, 3),
+            ("west -> east".to_owned(), 3, 2),
+            ("east -> east".to_owned(), 4, 4),
+            ("x -> y".to_owned(), 5, 0),
+        ]
+    );
+}
+
+#[test]
+fn what_is_in_force_is_listed_from_the_highest_layer() {
+    let mut plan = three(vec![link(group("a"), group("b"), true, ms(1))]);
+    plan.wish(PortId(1), Wishes { default: ms(2), rules: vec![(net("16.0.1.0/24"), ms(3))] });
+    plan.wish(PortId(0), Wishes::default());
+    plan.overlay(vec![overlay(0, Endpoint::All, group("b"), false, ms(4))]);
+    let seen: Vec<String> = plan
+        .in_force()
+        .into_iter()
+        .map(|e| format!("{} {} {} {}", e.layer, e.from, e.to, e.shape.latency.as_millis()))
+        .collect();
+    assert_eq!(seen, ["change all b 4", "rule a[1] 16.0.1.0/24 3", "default a[1] all 2", "link a b 1"]);
+}
+
+fn some_endpoint() -> impl Strategy<Value = Endpoint> {
+    prop_oneof![
+        Just(Endpoint::All),
+        "[ab]".prop_map(Endpoint::Group),
+        ("[ab]", 0..2u32).prop_map(|(g, i)| Endpoint::Instance(InstanceName::new(g, i))),
+        "east|west".prop_map(Endpoint::Region),
+        some_net().prop_map(Endpoint::Subnet),
+    ]
+}
+
+fn some_net() -> impl Strategy<Value = IpNet> {
+    // Few distinct bits, so that nets meet and nest.
+    (0..4u32, prop_oneof![Just(8u8), Just(16), Just(24), Just(31), Just(32)])
+        .prop_map(|(low, len)| IpNet::new(IpAddr::V4((0x1000_0000 | low << 7 | low).into()), len).unwrap())
+}
+
+proptest! {
+    #[test]
+    fn the_table_of_a_sender_says_what_resolve_says(
+        links in prop::collection::vec((some_endpoint(), some_endpoint(), any::<bool>()), 0..6),
+        changes in prop::collection::vec((some_endpoint(), some_endpoint(), any::<bool>()), 0..4),
+        lifts in prop::collection::vec((some_endpoint(), some_endpoint(), 0..5u32), 0..3),
+        rules in prop::collection::vec(some_net(), 0..5),
+        default in 0..2u64,
+    ) {
+        let links = links.into_iter().zip(100..).map(|((f, t, b), n)| link(f, t, b, ms(n))).collect();
+        let mut plan = three(links);
+        plan.overlay(changes.into_iter().zip(0..).map(|((f, t, b), n)| overlay(n, f, t, b, ms(200 + u64::from(n)))).collect());
+        plan.lift(lifts.into_iter().map(|(from, to, id)| Lift {
+            id, from, to, both_ways: false, network: "default".to_owned(),
+        }).collect());
+        let rules = rules.into_iter().zip(300..).map(|(n, l)| (n, ms(l))).collect();
+        plan.wish(PortId(0), Wishes { default: ms(default), rules });
+        let table = plan.outgoing(PortId(0));
+        for low in (0..0x400u32).chain([0x00ff_ffff, 0x0100_0000]) {
+            let to = IpAddr::V4((0x1000_0000 | low).into());
+            let found = table.iter().find(|(net, _)| net.contains(&to)).expect("a default route");
+            prop_assert_eq!(&found.1, &plan.resolve(PortId(0), to), "{}", to);
+        }
+        for to in ["fd00::2", "fd00::3"] {
+            let found = table.iter().find(|(net, _)| net.contains(&ip(to))).expect("a default route");
+            prop_assert_eq!(&found.1, &plan.resolve(PortId(0), ip(to)));
+        }
+    }
+}
