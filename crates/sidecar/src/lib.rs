@@ -1,3 +1,5 @@
 //! The network of the instances: what they ask for, what must be in force, and the planes that carry it.
 
+pub mod address;
 pub mod plan;
+pub mod request;
