@@ -205,12 +205,7 @@ pub fn locate(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Ho
 ///
 /// # Errors
 /// Says what was looked for and where, and the nearest name.
-pub fn find_plan(
-    home: &Home,
-    typed: &str,
-    here: &Path,
-    beside: Option<&Path>,
-) -> Result<PlanDir, PlanError> {
+pub fn find_plan(home: &Home, typed: &str, here: &Path, beside: Option<&Path>) -> Result<PlanDir, PlanError> {
     let mut candidates = vec![here.join(typed), home.plans().join(typed), here.join("plans").join(typed)];
     candidates.extend(beside.filter(|dir| names(dir, typed)).map(Path::to_owned));
     candidates.extend(beside.map(|dir| dir.join(typed)));
@@ -253,13 +248,20 @@ pub fn open_plan(path: &Path) -> Result<PlanDir, PlanError> {
     }
     fs::read_dir(&dir).map_err(|e| failed(&dir, e))?;
     let manifest = dir.join(MANIFEST_FILE);
-    match fs::File::open(&manifest) {
-        Ok(_) => Ok(PlanDir { dir, manifest }),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            Err(PlanError::NoManifest { nearest: nearest_manifest(&dir), dir })
+    // Asked before it is opened: opening a FIFO would wait for its writer.
+    match fs::metadata(&manifest) {
+        Ok(found) if found.is_file() => {}
+        Ok(found) => {
+            let errno = if found.is_dir() { Errno::ISDIR } else { Errno::INVAL };
+            return Err(failed(&manifest, errno.into()));
         }
-        Err(e) => Err(failed(&manifest, e)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(PlanError::NoManifest { nearest: nearest_manifest(&dir), dir });
+        }
+        Err(e) => return Err(failed(&manifest, e)),
     }
+    fs::File::open(&manifest).map_err(|e| failed(&manifest, e))?;
+    Ok(PlanDir { dir, manifest })
 }
 
 /// Whether a directory has the name that a composition gives its plan.
@@ -325,7 +327,11 @@ mod tests {
         let (user, xdg, own) = (t.join("user"), t.join("xdg"), t.join("own"));
         let none = Path::new("");
         assert_eq!(find(&[]), None);
-        assert_eq!(find(&[("HOME", none), ("TESTGROUND_HOME", none)]), None, "an empty variable says nothing");
+        assert_eq!(
+            find(&[("HOME", none), ("TESTGROUND_HOME", none)]),
+            None,
+            "an empty variable says nothing"
+        );
         assert_eq!(find(&[("HOME", &user)]), Some(user.join(".config/testground")));
         assert_eq!(find(&[("HOME", &user), ("XDG_CONFIG_HOME", &xdg)]), Some(xdg.join("testground")));
         fs::create_dir_all(user.join("testground")).unwrap();
@@ -348,7 +354,10 @@ mod tests {
         let file = t.path().join("file");
         fs::write(&file, "").unwrap();
         let error = Home::at(&file.join("home")).unwrap_err().to_string();
-        assert!(error.contains("file/home/plans can't be made") && error.contains("TESTGROUND_HOME"), "{error}");
+        assert!(
+            error.contains("file/home/plans can't be made") && error.contains("TESTGROUND_HOME"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -363,7 +372,11 @@ mod tests {
         plan(&home.plans().join("near"));
         assert_eq!(find("near"), Some(home.plans().join("near")));
         fs::create_dir_all(here.join("near")).unwrap();
-        assert_eq!(find("near"), Some(home.plans().join("near")), "a folder without a manifest is passed over");
+        assert_eq!(
+            find("near"),
+            Some(home.plans().join("near")),
+            "a folder without a manifest is passed over"
+        );
         plan(&here.join("near"));
         assert_eq!(find("near"), Some(here.join("near")));
 
@@ -384,7 +397,10 @@ mod tests {
         let words = |typed: &str| find_plan(&home, typed, &here, None).unwrap_err().to_string();
 
         let missing = words("quikstart");
-        assert!(missing.contains("did you mean quickstart?") && missing.contains("home/plans/quikstart"), "{missing}");
+        assert!(
+            missing.contains("did you mean quickstart?") && missing.contains("home/plans/quikstart"),
+            "{missing}"
+        );
         assert!(!words("zzz").contains("did you mean"));
 
         std::os::unix::fs::symlink("loop", here.join("loop")).unwrap();
@@ -400,19 +416,16 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_cannot_be_read_is_said_to_be_so() {
-        use std::os::unix::fs::PermissionsExt;
-        if rustix::process::geteuid().is_root() {
-            // Root reads everything; a manifest that is a directory is the unreadable thing it can have.
-            let t = tempfile::tempdir().unwrap();
-            fs::create_dir_all(t.path().join(MANIFEST_FILE)).unwrap();
-            assert!(open_plan(t.path()).is_err() || fs::File::open(t.path().join(MANIFEST_FILE)).is_ok());
-            return;
-        }
+    fn a_manifest_that_is_no_file_is_refused_and_never_waited_for() {
         let t = tempfile::tempdir().unwrap();
-        plan(&t.path().join("p"));
-        fs::set_permissions(t.path().join("p"), fs::Permissions::from_mode(0)).unwrap();
-        let error = open_plan(&t.path().join("p")).unwrap_err();
-        assert!(matches!(error, PlanError::Unreadable { .. }), "{error}");
+        let (dir, fifo) = (t.path().join("dir"), t.path().join("fifo"));
+        fs::create_dir_all(dir.join(MANIFEST_FILE)).unwrap();
+        fs::create_dir_all(&fifo).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, fifo.join(MANIFEST_FILE), mode).unwrap();
+        for plan in [dir, fifo] {
+            let error = open_plan(&plan).unwrap_err();
+            assert!(matches!(error, PlanError::Unreadable { .. }), "{error}");
+        }
     }
 }

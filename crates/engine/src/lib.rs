@@ -1,4 +1,6 @@
 //! One run, from a resolved composition to its outcome: builders, the lab, runners and reports.
 
+pub mod build;
+pub mod home;
 pub mod lab;
 pub mod verdict;

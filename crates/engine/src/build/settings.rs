@@ -1,0 +1,105 @@
+//! A builder's settings, read from the table of a composition with every mistake named.
+
+use std::collections::BTreeMap;
+
+use testground_model::run::toml_value::Value;
+
+use super::{BuildError, strsim_percent};
+
+/// The settings of one build, for a builder that knows some keys.
+pub(super) struct Settings<'a> {
+    builder: &'static str,
+    table: &'a BTreeMap<String, Value>,
+}
+
+impl<'a> Settings<'a> {
+    /// Takes the table when it has no key but `known` ones. `enabled` is passed over: real manifests carry it, and it
+    /// never meant anything.
+    pub(super) fn new(
+        builder: &'static str,
+        table: &'a BTreeMap<String, Value>,
+        known: &[&str],
+    ) -> Result<Settings<'a>, BuildError> {
+        let stranger = table.keys().find(|key| *key != "enabled" && !known.contains(&key.as_str()));
+        let Some(key) = stranger else { return Ok(Settings { builder, table }) };
+        let nearest =
+            known.iter().max_by_key(|k| strsim_percent(k, key)).filter(|k| strsim_percent(k, key) >= 60);
+        let hint = nearest.map(|n| format!(" (did you mean {n}?)")).unwrap_or_default();
+        let problem = format!("there is no such setting{hint}; known are {}", known.join(", "));
+        Err(BuildError::Setting { builder, key: key.clone(), problem })
+    }
+
+    /// Text, `None` where it is missing or empty.
+    pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>, BuildError> {
+        match self.table.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|t| !t.is_empty())),
+            Some(other) => Err(self.wrong(key, &format!("text is expected, {} is given", kind(other)))),
+        }
+    }
+
+    /// `true` or `false`, `false` where it is missing.
+    pub(super) fn flag(&self, key: &str) -> Result<bool, BuildError> {
+        match self.table.get(key) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(other) => {
+                Err(self.wrong(key, &format!("true or false is expected, {} is given", kind(other))))
+            }
+        }
+    }
+
+    /// A list of texts; one text alone stands for itself. `None` where it is missing or empty.
+    pub(super) fn texts(&self, key: &str) -> Result<Option<Texts<'a>>, BuildError> {
+        match self.table.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(Texts::One(text.as_str())).filter(|_| !text.is_empty())),
+            Some(Value::Array(items)) => {
+                let texts: Option<Vec<&str>> = items
+                    .iter()
+                    .map(|i| if let Value::String(text) = i { Some(text.as_str()) } else { None })
+                    .collect();
+                let texts = texts.ok_or_else(|| self.wrong(key, "every item of the list must be text"))?;
+                Ok(Some(Texts::Many(texts)).filter(|_| !items.is_empty()))
+            }
+            Some(other) => {
+                Err(self
+                    .wrong(key, &format!("text or a list of texts is expected, {} is given", kind(other))))
+            }
+        }
+    }
+
+    /// The mistake of one setting.
+    pub(super) fn wrong(&self, key: &str, problem: &str) -> BuildError {
+        BuildError::Setting { builder: self.builder, key: key.to_owned(), problem: problem.to_owned() }
+    }
+}
+
+/// One text, or a list of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Texts<'a> {
+    /// Just one.
+    One(&'a str),
+    /// A list, never empty.
+    Many(Vec<&'a str>),
+}
+
+impl Texts<'_> {
+    /// All of them.
+    pub(super) fn owned(&self) -> Vec<String> {
+        match self {
+            Texts::One(text) => vec![(*text).to_owned()],
+            Texts::Many(texts) => texts.iter().map(|t| (*t).to_owned()).collect(),
+        }
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Bool(_) => "a boolean",
+        Value::Integer(_) | Value::Float(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a table",
+    }
+}

@@ -1,0 +1,365 @@
+//! A plan's sources: which files they are, what they hash to, and a private copy of them.
+//!
+//! The hash covers names, contents, the executable bit and symbolic links, and no times: two checkouts of the same
+//! commit are the same sources. Sockets, FIFOs and devices are no sources and are passed over without being opened.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// Most files of a plan: beyond that it is rather somebody's home directory than a plan.
+const MOST_ENTRIES: usize = 500_000;
+/// Deepest directory below the plan's.
+const DEEPEST: usize = 64;
+/// Never part of the sources, at the top of the plan or below.
+const NEVER: [&str; 1] = [".git"];
+
+/// Why sources can't be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A file or directory can't be read, or its copy can't be written.
+    #[error("failed to read the sources: {}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A directory contains itself by way of a symbolic link.
+    #[error("failed to read the sources: {} leads back to a directory above it", path.display())]
+    Loop {
+        /// The link.
+        path: PathBuf,
+    },
+    /// There are too many, or they lie too deep.
+    #[error("failed to read the sources: {} has {problem}", path.display())]
+    TooMuch {
+        /// The directory.
+        path: PathBuf,
+        /// What there is too much of.
+        problem: String,
+    },
+    /// They changed between being hashed and being copied, again and again.
+    #[error("the sources in {} change while they are being copied", path.display())]
+    Changing {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// A list of files below a directory, in the order of their names.
+#[derive(Debug)]
+pub(super) struct Tree {
+    root: PathBuf,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    /// Below the root.
+    name: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Dir,
+    File {
+        executable: bool,
+    },
+    /// A link whose target lies in the tree too, and is kept as a link.
+    Link {
+        target: PathBuf,
+    },
+}
+
+// === impl Tree ===
+
+impl Tree {
+    /// Lists a directory. With `only`, just these files and directories below it.
+    pub(super) fn list(root: &Path, only: Option<&[String]>) -> Result<Tree, SourceError> {
+        let root = fs::canonicalize(root).map_err(|e| failed(root, e))?;
+        let mut entries = Vec::new();
+        match only {
+            None => walk(&root, Path::new(""), &mut entries, &mut vec![root.clone()])?,
+            Some(names) => {
+                for name in names {
+                    visit(&root, Path::new(name), &mut entries, &mut vec![root.clone()])?;
+                }
+            }
+        }
+        entries.sort();
+        entries.dedup();
+        Ok(Tree { root, entries })
+    }
+
+    /// Feeds names and contents to a hash.
+    pub(super) fn hash(&self, hash: &mut Sha256) -> Result<(), SourceError> {
+        let mut buffer = vec![0; 64 << 10];
+        for entry in &self.entries {
+            self.feed(entry, hash, &mut buffer, &mut io::sink())?;
+        }
+        hash.update([0]);
+        Ok(())
+    }
+
+    /// Copies the files into an existing directory and feeds the hash with exactly the bytes that were copied.
+    pub(super) fn copy(&self, to: &Path, hash: &mut Sha256) -> Result<(), SourceError> {
+        let mut buffer = vec![0; 64 << 10];
+        for entry in &self.entries {
+            let place = to.join(&entry.name);
+            if let Some(parent) = place.parent() {
+                fs::create_dir_all(parent).map_err(|e| failed(parent, e))?;
+            }
+            match &entry.kind {
+                Kind::Dir => {
+                    fs::create_dir_all(&place).map_err(|e| failed(&place, e))?;
+                    self.feed(entry, hash, &mut buffer, &mut io::sink())?;
+                }
+                Kind::Link { target } => {
+                    std::os::unix::fs::symlink(target, &place).map_err(|e| failed(&place, e))?;
+                    self.feed(entry, hash, &mut buffer, &mut io::sink())?;
+                }
+                Kind::File { executable } => {
+                    let mut copy = File::create(&place).map_err(|e| failed(&place, e))?;
+                    self.feed(entry, hash, &mut buffer, &mut copy)?;
+                    let mode = if *executable { 0o755 } else { 0o644 };
+                    fs::set_permissions(&place, fs::Permissions::from_mode(mode))
+                        .map_err(|e| failed(&place, e))?;
+                }
+            }
+        }
+        hash.update([0]);
+        Ok(())
+    }
+
+    /// One entry into the hash, and a file's bytes into `copy` on the way. Every part has its length in front, so
+    /// that no two trees give the same bytes.
+    fn feed(
+        &self,
+        entry: &Entry,
+        hash: &mut Sha256,
+        buffer: &mut [u8],
+        copy: &mut dyn Write,
+    ) -> Result<(), SourceError> {
+        let part = |hash: &mut Sha256, kind: u8, bytes: &[u8]| {
+            hash.update([kind]);
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        let name = entry.name.as_os_str().as_bytes();
+        match &entry.kind {
+            Kind::Dir => part(hash, 1, name),
+            Kind::Link { target } => {
+                part(hash, 2, name);
+                part(hash, 2, target.as_os_str().as_bytes());
+            }
+            Kind::File { executable } => {
+                part(hash, if *executable { 4 } else { 3 }, name);
+                let path = self.root.join(&entry.name);
+                let mut file = File::open(&path).map_err(|e| failed(&path, e))?;
+                let mut length = 0_u64;
+                loop {
+                    let n = match file.read(buffer) {
+                        Ok(0) => break,
+                        Ok(n) => n,
+                        Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                        Err(e) => return Err(failed(&path, e)),
+                    };
+                    length += n as u64;
+                    hash.update(&buffer[..n]);
+                    copy.write_all(&buffer[..n]).map_err(|e| failed(&path, e))?;
+                }
+                hash.update(length.to_le_bytes());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `above` holds the real directories on the way down, so that a link back up is seen.
+fn walk(
+    root: &Path,
+    dir: &Path,
+    entries: &mut Vec<Entry>,
+    above: &mut Vec<PathBuf>,
+) -> Result<(), SourceError> {
+    let path = root.join(dir);
+    if above.len() > DEEPEST {
+        return Err(SourceError::TooMuch {
+            path,
+            problem: format!("more than {DEEPEST} directories above it"),
+        });
+    }
+    for found in fs::read_dir(&path).map_err(|e| failed(&path, e))? {
+        let found = found.map_err(|e| failed(&path, e))?;
+        if NEVER.iter().any(|never| found.file_name() == *never) {
+            continue;
+        }
+        visit(root, &dir.join(found.file_name()), entries, above)?;
+    }
+    Ok(())
+}
+
+fn visit(
+    root: &Path,
+    name: &Path,
+    entries: &mut Vec<Entry>,
+    above: &mut Vec<PathBuf>,
+) -> Result<(), SourceError> {
+    if entries.len() >= MOST_ENTRIES {
+        let problem = format!("more than {MOST_ENTRIES} files");
+        return Err(SourceError::TooMuch { path: root.to_owned(), problem });
+    }
+    let path = root.join(name);
+    let meta = fs::symlink_metadata(&path).map_err(|e| failed(&path, e))?;
+    if meta.is_symlink() {
+        let target = fs::read_link(&path).map_err(|e| failed(&path, e))?;
+        // A link that leads nowhere is copied as it is: it may be meant for the place where the program runs.
+        if stays_inside(name, &target) || matches!(fs::metadata(&path), Err(e) if leads_nowhere(&e)) {
+            entries.push(Entry { name: name.to_owned(), kind: Kind::Link { target } });
+            return Ok(());
+        }
+    }
+    // What a link leads to outside of the tree is taken as if it lay here.
+    let meta = fs::metadata(&path).map_err(|e| failed(&path, e))?;
+    if meta.is_dir() {
+        let real = fs::canonicalize(&path).map_err(|e| failed(&path, e))?;
+        if above.contains(&real) {
+            return Err(SourceError::Loop { path });
+        }
+        entries.push(Entry { name: name.to_owned(), kind: Kind::Dir });
+        above.push(real);
+        walk(root, name, entries, above)?;
+        above.pop();
+    } else if meta.is_file() {
+        let kind = Kind::File { executable: meta.mode() & 0o111 != 0 };
+        entries.push(Entry { name: name.to_owned(), kind });
+    }
+    Ok(())
+}
+
+fn leads_nowhere(error: &io::Error) -> bool {
+    let errno = rustix::io::Errno::from_io_error(error);
+    matches!(errno, Some(rustix::io::Errno::NOENT | rustix::io::Errno::LOOP))
+}
+
+/// Whether a link at `name` with this target stays inside of the tree, by the words alone.
+fn stays_inside(name: &Path, target: &Path) -> bool {
+    let mut depth = name.components().count() as i64 - 1;
+    for part in target.components() {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::CurDir => {}
+            Component::ParentDir => depth -= 1,
+            Component::RootDir | Component::Prefix(_) => return false,
+        }
+        if depth < 0 {
+            return false;
+        }
+    }
+    true
+}
+
+fn failed(path: &Path, source: io::Error) -> SourceError {
+    SourceError::Io { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(root: &Path) -> Vec<u8> {
+        let mut hash = Sha256::new();
+        Tree::list(root, None).unwrap().hash(&mut hash).unwrap();
+        hash.finalize().to_vec()
+    }
+
+    #[test]
+    fn the_hash_sees_contents_names_bits_and_links_and_no_times() {
+        let t = tempfile::tempdir().unwrap();
+        let t = t.path();
+        fs::create_dir_all(t.join("sub/.git")).unwrap();
+        fs::write(t.join("a"), "one").unwrap();
+        fs::write(t.join("sub/b"), "two").unwrap();
+        let first = digest(t);
+        fs::write(t.join("sub/.git/x"), "history").unwrap();
+        fs::File::open(t.join("a")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_eq!(digest(t), first);
+
+        let mut seen = vec![first];
+        let mut differs = |what: &str| {
+            let now = digest(t);
+            assert!(!seen.contains(&now), "{what}");
+            seen.push(now);
+        };
+        fs::write(t.join("a"), "One").unwrap();
+        differs("contents");
+        fs::rename(t.join("a"), t.join("c")).unwrap();
+        differs("a name");
+        fs::set_permissions(t.join("c"), fs::Permissions::from_mode(0o755)).unwrap();
+        differs("the executable bit");
+        std::os::unix::fs::symlink("sub/b", t.join("link")).unwrap();
+        differs("a link");
+        // The same bytes, divided in another way between two files.
+        fs::write(t.join("c"), "Onet").unwrap();
+        fs::write(t.join("sub/b"), "wo").unwrap();
+        differs("where one file ends");
+    }
+
+    #[test]
+    fn a_copy_has_the_hash_of_its_source_and_follows_links_that_lead_outside() {
+        let t = tempfile::tempdir().unwrap();
+        let (plan, outside, copy) = (t.path().join("plan"), t.path().join("outside"), t.path().join("copy"));
+        for dir in [&plan.join("sub"), &outside, &copy] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        fs::write(plan.join("run.sh"), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(plan.join("run.sh"), fs::Permissions::from_mode(0o750)).unwrap();
+        fs::write(outside.join("lib"), "shared").unwrap();
+        std::os::unix::fs::symlink("../run.sh", plan.join("sub/inside")).unwrap();
+        std::os::unix::fs::symlink(&outside, plan.join("lib")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, plan.join("fifo"), rustix::fs::Mode::from_raw_mode(0o600))
+            .unwrap();
+
+        let tree = Tree::list(&plan, None).unwrap();
+        let (mut plain, mut copied) = (Sha256::new(), Sha256::new());
+        tree.hash(&mut plain).unwrap();
+        tree.copy(&copy, &mut copied).unwrap();
+        assert_eq!(plain.finalize(), copied.finalize());
+        assert_eq!(fs::read_to_string(copy.join("lib/lib")).unwrap(), "shared");
+        assert!(!copy.join("lib").is_symlink() && copy.join("sub/inside").is_symlink());
+        assert_eq!(fs::read_to_string(copy.join("sub/inside")).unwrap(), "#!/bin/sh\n");
+        assert_eq!(fs::metadata(copy.join("run.sh")).unwrap().mode() & 0o111, 0o111);
+        assert!(!copy.join("fifo").exists());
+    }
+
+    #[test]
+    fn links_that_lead_back_up_end_in_an_error() {
+        let t = tempfile::tempdir().unwrap();
+        fs::create_dir_all(t.path().join("a/b")).unwrap();
+        std::os::unix::fs::symlink(t.path().join("a"), t.path().join("a/b/up")).unwrap();
+        assert!(matches!(Tree::list(t.path(), None), Err(SourceError::Loop { .. })));
+        // The same within the tree stays a link and is never followed.
+        fs::remove_file(t.path().join("a/b/up")).unwrap();
+        std::os::unix::fs::symlink("../../a", t.path().join("a/b/up")).unwrap();
+        assert!(Tree::list(t.path(), None).is_ok());
+    }
+
+    #[test]
+    fn a_list_of_sources_takes_just_those() {
+        let t = tempfile::tempdir().unwrap();
+        fs::create_dir_all(t.path().join("src")).unwrap();
+        fs::write(t.path().join("src/x"), "").unwrap();
+        fs::write(t.path().join("big"), "").unwrap();
+        let tree = Tree::list(t.path(), Some(&["src".to_owned()])).unwrap();
+        let names: Vec<&Path> = tree.entries.iter().map(|e| e.name.as_path()).collect();
+        assert_eq!(names, [Path::new("src"), Path::new("src/x")]);
+        let missing = Tree::list(t.path(), Some(&["nothing".to_owned()])).unwrap_err().to_string();
+        assert!(missing.contains("nothing"), "{missing}");
+    }
+}
