@@ -1,0 +1,4 @@
+//! The reactors: who appears and disappears, and what is asked for them. What carries packets belongs in
+//! [`crate::plane`].
+
+pub mod lab;

@@ -1,0 +1,243 @@
+//! The lab's reactor: gives each pod of a local run its network namespace and interfaces, and keeps them, the switch
+//! and the plan in step with what instances and the timeline ask for.
+//!
+//! The supervisor says who appears and disappears. Programs, sync and outcomes are not known here.
+//!
+//! All that blocks (namespaces, netlink, answers of the switch) happens on threads of its own; the methods may be
+//! called from any task, many at once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::IpNet;
+use testground_model::name::InstanceName;
+use testground_model::run::Run;
+use testground_model::topology::Network;
+use thiserror::Error;
+
+use crate::address::{self, AddressError, CONTROL_GATEWAY, CONTROL_NETWORK, Pool};
+use crate::plan::{Lift, Member, Overlay, Plan, PortId};
+use crate::plane::switch::{NetworkKind, PortSpec, Switch, SwitchConfig, SwitchError};
+use crate::request::{Request, RequestError, Routing};
+use interface::{Data, Interface};
+use pod::{Pod, Wiring};
+use workers::Workers;
+
+pub use pod::PortKind;
+
+mod apply;
+mod interface;
+mod pod;
+pub mod serve;
+mod workers;
+
+/// The network of one lab. Clones are the same network; it ends with [`LabNetwork::shutdown`] or with the last clone.
+#[derive(Debug, Clone)]
+pub struct LabNetwork {
+    inner: Arc<Inner>,
+}
+
+/// Where an instance is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// Its host name.
+    pub hostname: String,
+    /// On the control network: known to the sync service as the peer's address.
+    pub control: Ipv4Addr,
+    /// On the data networks, in the run's order: name, IPv4, IPv6 where the network has it. Those of the start; a
+    /// request may change them.
+    pub data: Vec<(String, Ipv4Addr, Option<IpAddr>)>,
+}
+
+/// Why the network of a lab can't be made or changed.
+#[derive(Debug, Error)]
+pub enum LabError {
+    /// The kernel, or the machine's settings, do not allow it.
+    #[error("{doing}: {source}")]
+    Machine {
+        /// What could not be done, and for whom.
+        doing: String,
+        /// What the kernel says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The switch can't, or is no more.
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
+    /// A network has too few addresses.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// A network's name is taken by the lab itself.
+    #[error("a data network can't be called `{0}`: the lab's own network is")]
+    ReservedName(String),
+    /// The run has no such instance.
+    #[error("the run has no instance {0}")]
+    UnknownInstance(InstanceName),
+    /// It has appeared already and not disappeared since.
+    #[error("instance {0} has appeared already")]
+    AppearedTwice(InstanceName),
+    /// It has not appeared, or has disappeared.
+    #[error("instance {0} has no network")]
+    Absent(InstanceName),
+    /// The threads that visit namespaces have ended.
+    #[error("the lab's network has been shut down")]
+    Stopped,
+}
+
+#[derive(Debug)]
+struct Inner {
+    networks: Vec<Network>,
+    /// Every instance of the run with all it will be given; who is there is in the slot.
+    slots: HashMap<InstanceName, Arc<Slot>>,
+    by_control: HashMap<IpAddr, InstanceName>,
+    switch: Switch,
+    wiring: Wiring,
+    shared: Mutex<Shared>,
+    workers: Workers,
+}
+
+/// What all instances have in common, and what changes with each request.
+#[derive(Debug)]
+struct Shared {
+    plan: Plan,
+    /// By data network: IPv4, and IPv6 where it has it.
+    pools: Vec<(Pool, Option<Pool>)>,
+    next_port: u32,
+}
+
+/// An instance's place in the network.
+#[derive(Debug)]
+struct Slot {
+    name: InstanceName,
+    hostname: String,
+    regions: Vec<String>,
+    control: Interface,
+    /// By data network, as they are at the start.
+    data: Vec<Data>,
+    /// What there is now. Held while it changes, so that one instance's requests act one after the other.
+    pod: Mutex<Option<Pod>>,
+}
+
+// === impl LabNetwork ===
+
+impl LabNetwork {
+    /// Starts the switch and gives every instance of the run its addresses: the same ones for the same run. Nothing
+    /// is made in the kernel yet except what `ports` needs; [`PortKind::Auto`] takes TAPs where `/dev/net/tun` can be
+    /// opened.
+    ///
+    /// # Errors
+    /// A subnet that is too small for the run, a network called `control`, or a machine that allows neither kind of port.
+    pub fn start(run: &Run, ports: PortKind) -> Result<LabNetwork, LabError> {
+        let mut shared = Shared::new(run)?;
+        let slots = shared.slots(run)?;
+        let networks = run.networks.iter().map(|n| n.name.clone());
+        let networks = networks.chain([crate::proof::NETWORK.to_owned()]).collect();
+        let switch = Switch::start(SwitchConfig { seed: run.settings.seed, networks, ..SwitchConfig::default() })?;
+        switch.install(Arc::new(shared.plan.clone()))?;
+        let by_control = slots.values().map(|s| (s.control.addresses[0], s.name.clone())).collect();
+        let inner = Inner {
+            networks: run.networks.clone(),
+            slots,
+            by_control,
+            switch,
+            wiring: Wiring::choose(ports)?,
+            shared: Mutex::new(shared),
+            workers: Workers::start()?,
+        };
+        Ok(LabNetwork { inner: Arc::new(inner) })
+    }
+
+    /// What carries packets between the namespaces and the switch: never [`PortKind::Auto`].
+    pub fn ports(&self) -> PortKind {
+        self.inner.wiring.kind()
+    }
+
+    /// Makes the lab's own end of the control network in the namespace of the calling process, where it will be
+    /// reached by the instances at this address. Once, before listeners are bound to it.
+    pub async fn gateway(&self) -> Result<Ipv4Addr, LabError> {
+        self.on_worker(|inner| inner.make_gateway()).await?;
+        Ok(CONTROL_GATEWAY.addr())
+    }
+
+    /// Gives an instance its network: a namespace with `lo`, `control` and the data interfaces up and attached. What
+    /// comes back is the namespace, for whoever spawns the pod's processes.
+    pub async fn appear(&self, instance: &InstanceName) -> Result<OwnedFd, LabError> {
+        let slot = self.slot(instance)?;
+        self.on_worker(move |inner| inner.make_pod(&slot)).await
+    }
+
+    /// Takes an instance's network away: its ports leave the switch, and its namespace ends with its last process.
+    pub async fn disappear(&self, instance: &InstanceName) -> Result<(), LabError> {
+        let slot = self.slot(instance)?;
+        self.on_worker(move |inner| inner.end_pod(&slot)).await
+    }
+
+    /// Does what an instance asks for: all of it, or nothing. When this returns it is in force for every packet sent
+    /// from then on.
+    pub async fn apply(&self, instance: &InstanceName, request: Request) -> Result<(), RequestError> {
+        let refused = |e: LabError| RequestError::Refused(e.to_string());
+        let slot = self.slot(instance).map_err(refused)?;
+        self.on_worker(move |inner| Ok(inner.apply(&slot, &request))).await.map_err(refused)?
+    }
+
+    /// Puts these changes of the timeline in force, in the place of all before.
+    pub fn change(&self, overlays: Vec<Overlay>, lifts: Vec<Lift>) -> Result<(), LabError> {
+        self.inner.replan(|plan| {
+            plan.overlay(overlays);
+            plan.lift(lifts);
+        })
+    }
+
+    /// The instance with this address on the control network: who is behind a peer of the sync service.
+    pub fn instance_at(&self, control: IpAddr) -> Option<&InstanceName> {
+        self.inner.by_control.get(&control)
+    }
+
+    /// Where an instance is found at the start.
+    pub fn addresses(&self, instance: &InstanceName) -> Option<Addresses> {
+        let slot = self.inner.slots.get(instance)?;
+        let control = slot.control.ipv4();
+        let data = slot.data.iter().zip(&self.inner.networks);
+        let data = data.map(|(d, n)| (n.name.clone(), d.interface.ipv4(), d.interface.ipv6())).collect();
+        Some(Addresses { hostname: slot.hostname.clone(), control, data })
+    }
+
+    /// The ports of an instance: the control network's first, then the data networks' in the run's order. What
+    /// [`Switch::capture`] wants.
+    pub fn ports_of(&self, instance: &InstanceName) -> Option<Vec<PortId>> {
+        let slot = self.inner.slots.get(instance)?;
+        let data = slot.data.iter().map(|d| d.interface.port);
+        Some(std::iter::once(slot.control.port).chain(data).collect())
+    }
+
+    /// The switch, for captures, recordings and its death. What is in force in it is this network's business alone.
+    pub fn switch(&self) -> &Switch {
+        &self.inner.switch
+    }
+
+    /// What is in force at this moment.
+    pub fn plan(&self) -> Plan {
+        self.inner.shared().plan.clone()
+    }
+
+    /// Who is behind the names of the run: all instances.
+    pub fn instances(&self) -> impl Iterator<Item = &InstanceName> {
+        self.inner.slots.keys()
+    }
+
+    fn slot(&self, instance: &InstanceName) -> Result<Arc<Slot>, LabError> {
+        let slot = self.inner.slots.get(instance);
+        slot.cloned().ok_or_else(|| LabError::UnknownInstance(instance.clone()))
+    }
+
+    async fn on_worker<T, F>(&self, job: F) -> Result<T, LabError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Inner) -> Result<T, LabError> + Send + 'static,
+    {
+        let inner = Arc::clone(&self.inner);
+        self.inner.workers.run(move || job(&inner)).await.ok_or(LabError::Stopped)?
+    }
+}
