@@ -3,3 +3,5 @@
 pub mod address;
 pub mod plan;
 pub mod request;
+pub mod show;
+pub mod timeline;
