@@ -3,4 +3,5 @@
 pub mod build;
 pub mod home;
 pub mod lab;
+pub mod report;
 pub mod verdict;

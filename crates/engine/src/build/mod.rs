@@ -140,7 +140,7 @@ pub struct FailedBuild {
     pub builder: String,
     /// Why.
     #[source]
-    pub source: BuildError,
+    pub source: Box<BuildError>,
 }
 
 /// Checks, before anything is started, that every tool is installed and every setting makes sense.
@@ -245,7 +245,7 @@ fn distinct(groups: &[Group]) -> Vec<(&Build, Vec<String>)> {
 }
 
 fn failed(build: &Build, groups: Vec<String>, source: BuildError) -> FailedBuild {
-    FailedBuild { groups, builder: build.builder.clone(), source }
+    FailedBuild { groups, builder: build.builder.clone(), source: Box::new(source) }
 }
 
 fn unknown(builder: &str) -> BuildError {

@@ -1,0 +1,323 @@
+//! What stands at the end of a run: groups, links asked and measured, where outputs lie, and the cause of a failure.
+//!
+//! Made for 80 columns. The cause comes last, where the eye is when the run has ended.
+
+use std::fmt::Write;
+
+use testground_model::event::{BarrierWait, Proof};
+use testground_model::outcome::{InstanceEnd, RunOutcome};
+use testground_model::shape::{Chance, Filter, LinkShape, Loss};
+
+use super::record::{End, Finished, Record};
+use super::words::{self, asked_delay, count, counted, delay, list, percent, rate, seconds, tame, wrapped};
+
+/// Links that are within tolerance and shown one by one.
+const MOST_LINKS: usize = 12;
+/// Failed instances that are shown one by one.
+const MOST_CAUSES: usize = 5;
+/// Barriers that are shown one by one.
+const MOST_BARRIERS: usize = 8;
+/// Groups that are shown one by one.
+const MOST_GROUPS: usize = 40;
+/// Names in a list of instances.
+const MOST_NAMES: usize = 6;
+/// Lines of an instance's output.
+const MOST_LINES: usize = 12;
+
+/// Whether escape sequences colour what is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Paint(pub(super) bool);
+
+/// Why a run failed, for a lab that is held before the summary can be written.
+pub(super) fn causes(record: &Record, width: usize, paint: Paint) -> String {
+    let mut out = String::new();
+    failures(&mut out, record, width, paint);
+    stall(&mut out, record, width);
+    waits(&mut out, record, width);
+    out
+}
+
+/// The summary of a run that has ended; nothing before that.
+pub(super) fn summary(record: &Record, width: usize, paint: Paint) -> String {
+    let Some(finished) = &record.finished else { return String::new() };
+    let mut out = String::from("\n");
+    groups(&mut out, finished, paint);
+    links(&mut out, &record.proofs, width, paint);
+    facts(&mut out, record, width);
+    failures(&mut out, record, width, paint);
+    stall(&mut out, record, width);
+    waits(&mut out, record, width);
+    verdict(&mut out, record, finished, width, paint);
+    out
+}
+
+fn groups(out: &mut String, finished: &Finished, paint: Paint) {
+    let longest = finished.groups.iter().map(|(id, _)| id.chars().count()).max().unwrap_or(0).clamp(5, 50);
+    let _ = writeln!(out, "  {:<longest$}   ok / total", "group");
+    // Groups that are whole say least: they give way when there are many.
+    let many = finished.groups.len() > MOST_GROUPS;
+    let mut whole = 0;
+    for (id, tally) in &finished.groups {
+        let is_whole = tally.ok == tally.total;
+        if many && is_whole && whole >= MOST_GROUPS / 2 {
+            whole += 1;
+            continue;
+        }
+        whole += usize::from(is_whole);
+        let line = format!("{:>5} / {}", tally.ok, tally.total);
+        let line = if is_whole { paint.green(&line) } else { paint.red(&line) };
+        let _ = writeln!(out, "  {:<longest$}{line}", words::cut(&tame(id), longest));
+    }
+    if many && whole > MOST_GROUPS / 2 {
+        let _ = writeln!(out, "  … {} more, all whole", counted((whole - MOST_GROUPS / 2) as u64, "group"));
+    }
+}
+
+fn links(out: &mut String, proofs: &[Proof], width: usize, paint: Paint) {
+    if proofs.is_empty() {
+        return;
+    }
+    row(out, ["link", "round trip", "one way p50 / p99", "rate", "loss"]);
+    let mut well = 0;
+    for proof in proofs {
+        if proof.off.is_empty() {
+            well += 1;
+            if well > MOST_LINKS {
+                continue;
+            }
+        }
+        let _ = writeln!(out, "  {}", words::cut(&tame(&proof.label), width - 2));
+        let round_trip = asked_round_trip(proof, proofs).map_or_else(|| "-".into(), asked_delay);
+        let one_way = asked_one_way(&proof.asked);
+        let limit = proof.asked.bandwidth.map_or_else(|| "-".into(), |b| rate(b as f64));
+        row(out, ["  asked", &round_trip, &one_way, &limit, &asked_loss(&proof.asked.loss)]);
+        let measured = |d: Option<std::time::Duration>| d.map_or_else(|| "-".to_owned(), delay);
+        let one_way = match (proof.delay_p50, proof.delay_p99) {
+            (None, None) => "-".to_owned(),
+            (p50, p99) => format!("{} / {}", measured(p50), measured(p99)),
+        };
+        let carried = proof.rate.map_or_else(|| "-".into(), rate);
+        let lost = percent((proof.loss_percent * 100.0).round() / 100.0);
+        row(out, ["  measured", &measured(proof.round_trip_p50), &one_way, &carried, &lost]);
+        if let Some(effects) = other_effects(&proof.asked) {
+            out.push_str(&wrapped("    also asked: ", &effects, width));
+        }
+        for off in &proof.off {
+            let text = wrapped("    OFF: ", &tame(off), width);
+            out.push_str(&paint.red(text.trim_end()));
+            out.push('\n');
+        }
+    }
+    if well > MOST_LINKS {
+        let _ =
+            writeln!(out, "  … {}, all within tolerance", counted((well - MOST_LINKS) as u64, "more link"));
+    }
+}
+
+fn row(out: &mut String, [label, round_trip, one_way, rate, loss]: [&str; 5]) {
+    if label == "link" {
+        out.push('\n');
+    }
+    let line = format!("  {label:<14} {round_trip:>11} {one_way:>23} {rate:>13} {loss:>10}");
+    let _ = writeln!(out, "{}", line.trim_end());
+}
+
+/// What a round trip should take: twice the latency when one shape holds both ways, else the sum with the link that
+/// leads back, where that one is known.
+fn asked_round_trip(proof: &Proof, proofs: &[Proof]) -> Option<std::time::Duration> {
+    if proof.label.contains("<->") {
+        return Some(proof.asked.latency * 2);
+    }
+    let (from, to) = proof.label.split_once(" -> ")?;
+    if from == to {
+        return Some(proof.asked.latency * 2);
+    }
+    let back = format!("{to} -> {from}");
+    proofs.iter().find(|p| p.label == back).map(|p| p.asked.latency + proof.asked.latency)
+}
+
+fn asked_one_way(shape: &LinkShape) -> String {
+    if shape.filter != Filter::Accept {
+        return "-".into();
+    }
+    match shape.jitter.spread {
+        std::time::Duration::ZERO => asked_delay(shape.latency),
+        spread => format!("{} ± {}", asked_delay(shape.latency), asked_delay(spread)),
+    }
+}
+
+fn asked_loss(loss: &Loss) -> String {
+    match loss {
+        Loss::Random(chance) => percent(chance.percent),
+        Loss::GilbertElliott { .. } => "in bursts".into(),
+    }
+}
+
+/// What has no column.
+fn other_effects(shape: &LinkShape) -> Option<String> {
+    let mut effects = Vec::new();
+    match shape.filter {
+        Filter::Accept => {}
+        Filter::Reject => effects.push("everything refused".to_owned()),
+        Filter::Drop => effects.push("everything dropped".to_owned()),
+    }
+    if let Loss::GilbertElliott { p, r, bad, good } = shape.loss {
+        effects.push(format!("loss in bursts (p {p} %, r {r} %, bad {bad} %, good {good} %)"));
+    }
+    let chances = [("duplicate", shape.duplicate), ("corrupt", shape.corrupt), ("reorder", shape.reorder)];
+    let asked = chances.into_iter().filter(|(_, chance): &(_, Chance)| !chance.is_never());
+    effects.extend(asked.map(|(name, chance)| format!("{name} {}", percent(chance.percent))));
+    (!effects.is_empty()).then(|| effects.join(", "))
+}
+
+fn facts(out: &mut String, record: &Record, width: usize) {
+    out.push('\n');
+    if let Some(late) = &record.lateness {
+        let mut text = format!(
+            "{}; released late by {:.0} us (p50), {:.0} us (p99), {:.0} us (worst)",
+            counted(late.packets, "packet"),
+            late.late_p50_us,
+            late.late_p99_us,
+            late.late_max_us
+        );
+        let drops: Vec<_> = late.drops.iter().filter(|(_, n)| **n > 0).collect();
+        if !drops.is_empty() {
+            let drops: Vec<String> = drops.iter().map(|(why, n)| format!("{} {why}", count(**n))).collect();
+            let _ = write!(text, "; dropped: {}", drops.join(", "));
+        }
+        out.push_str(&wrapped("  emulator  ", &text, width));
+    }
+    for warning in &record.warnings {
+        out.push_str(&wrapped("  warning   ", &tame(warning), width));
+    }
+    let _ = writeln!(out, "  seed      {}", record.seed);
+    let _ = writeln!(out, "  outputs   {}", record.outputs);
+}
+
+fn failures(out: &mut String, record: &Record, width: usize, paint: Paint) {
+    let causes: Vec<&End> = record.causes().collect();
+    for end in causes.iter().take(MOST_CAUSES) {
+        let End { instance, end, seconds: ran, last_lines } = end;
+        let after = if matches!(end, InstanceEnd::NotStarted { .. }) {
+            String::new()
+        } else {
+            format!(" (after {})", seconds(*ran))
+        };
+        out.push('\n');
+        let words = wrapped("  ", &format!("{instance} {}{after}", tame(&end.to_string())), width);
+        out.push_str(&paint.red(words.trim_end()));
+        out.push('\n');
+        let hidden = last_lines.len().saturating_sub(MOST_LINES);
+        for line in &last_lines[hidden..] {
+            let _ = writeln!(out, "    | {}", words::cut(&tame(line), width - 6));
+        }
+    }
+    if causes.len() > MOST_CAUSES {
+        let names: Vec<String> = causes[MOST_CAUSES..].iter().map(|e| e.instance.to_string()).collect();
+        out.push('\n');
+        out.push_str(&wrapped("  also failed: ", &list(&names, MOST_NAMES), width));
+    }
+}
+
+fn stall(out: &mut String, record: &Record, width: usize) {
+    let Some((waited, barriers)) = &record.stall else { return };
+    let _ = writeln!(out, "\n  everybody waits, and nothing has changed for {waited:.1} s:");
+    for BarrierWait { state, count: signals, target, waiting, missing } in barriers.iter().take(MOST_BARRIERS)
+    {
+        out.push_str(&wrapped("    ", &format!("barrier {}: {signals} of {target}", tame(state)), width));
+        out.push_str(&wrapped("      waiting: ", &list(waiting, MOST_NAMES), width));
+        if !missing.is_empty() {
+            out.push_str(&wrapped("      missing: ", &list(missing, MOST_NAMES), width));
+        }
+    }
+    if barriers.len() > MOST_BARRIERS {
+        let _ = writeln!(out, "    … {}", counted((barriers.len() - MOST_BARRIERS) as u64, "more barrier"));
+    }
+}
+
+/// The living instances at the end, those that wait for the same together. A stall has said it already.
+fn waits(out: &mut String, record: &Record, width: usize) {
+    if record.waits.is_empty() || record.stall.is_some() {
+        return;
+    }
+    let mut alike: Vec<(String, Vec<String>)> = Vec::new();
+    for wait in &record.waits {
+        let barriers: Vec<String> = wait
+            .barriers
+            .iter()
+            .map(|b| format!("barrier {} ({} of {})", tame(&b.state), b.count, b.target))
+            .collect();
+        let what = match (barriers.as_slice(), &wait.last_word) {
+            ([], None) => "waits at no barrier".to_owned(),
+            ([], Some(word)) => format!("waits at no barrier; last said: {}", words::cut(&tame(word), 60)),
+            (barriers, _) => format!("waits at {}", barriers.join(", ")),
+        };
+        match alike.iter_mut().find(|(known, _)| *known == what) {
+            Some((_, names)) => names.push(wait.instance.to_string()),
+            None => alike.push((what, vec![wait.instance.to_string()])),
+        }
+    }
+    let _ = writeln!(out, "\n  when the run was ended:");
+    for (what, names) in alike.iter().take(MOST_BARRIERS) {
+        out.push_str(&wrapped("    ", &format!("{}: {what}", list(names, MOST_NAMES)), width));
+    }
+    if alike.len() > MOST_BARRIERS {
+        let _ = writeln!(out, "    … {}", counted((alike.len() - MOST_BARRIERS) as u64, "more kind"));
+    }
+}
+
+fn verdict(out: &mut String, record: &Record, finished: &Finished, width: usize, paint: Paint) {
+    out.push('\n');
+    let took = seconds(finished.seconds);
+    let Some(cause) = finished.outcome.cause() else {
+        let total: u32 = finished.groups.iter().map(|(_, t)| t.total).sum();
+        let text = format!("  success: {} in {took}", counted(u64::from(total), "instance"));
+        let _ = writeln!(out, "{}", paint.green(&text));
+        return;
+    };
+    let ended = match finished.outcome {
+        RunOutcome::TimedOut { .. } => "timed out",
+        RunOutcome::Interrupted => "canceled",
+        RunOutcome::LabLost { .. } => "lost",
+        _ => "failure",
+    };
+    // The first line is the cause; a build's cause has the end of its tool's output below it, which stays as it is.
+    let mut lines = cause.lines();
+    let first =
+        wrapped("  ", &format!("{ended} after {took}: {}", tame(lines.next().unwrap_or_default())), width);
+    let _ = writeln!(out, "{}", paint.red(first.trim_end()));
+    for line in lines {
+        let _ = writeln!(out, "  {}", tame(line).trim_end());
+    }
+    if let Some(run) = &record.run {
+        let _ = writeln!(out, "run \"{run}\" failed");
+    }
+}
+
+// === impl Paint ===
+
+impl Paint {
+    pub(super) fn red(self, text: &str) -> String {
+        self.with("31", text)
+    }
+
+    pub(super) fn green(self, text: &str) -> String {
+        self.with("32", text)
+    }
+
+    pub(super) fn yellow(self, text: &str) -> String {
+        self.with("33", text)
+    }
+
+    pub(super) fn blue(self, text: &str) -> String {
+        self.with("34", text)
+    }
+
+    pub(super) fn dim(self, text: &str) -> String {
+        self.with("2", text)
+    }
+
+    fn with(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}

@@ -1,0 +1,308 @@
+//! Constructed streams of events, and what each reader makes of them. The texts are in `golden/`; run with
+//! `TESTGROUND_UPDATE_GOLDEN=1` to write them anew, and read the difference.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use testground_model::event::{BarrierWait, Event, EventKind, Lateness, Proof, Report, Stream};
+use testground_model::name::{InstanceName, RunId};
+use testground_model::outcome::{GroupTally, InstanceEnd, RunOutcome};
+use testground_model::shape::{Chance, Jitter, LinkShape, Loss};
+
+use super::{EventLog, Junit, Look, Terminal};
+
+/// What was written, for the test to read while the reader owns its end.
+#[derive(Clone, Default)]
+struct Page(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Page {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Page {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+struct Story {
+    at: u64,
+    events: Vec<Event>,
+}
+
+impl Story {
+    fn new() -> Story {
+        Story { at: 1_795_244_400_000_000_000, events: Vec::new() }
+    }
+
+    fn then(&mut self, after_ms: u64, kind: EventKind) -> &mut Story {
+        self.at += after_ms * 1_000_000;
+        let run = RunId::new(0x6b01_2345, [1, 2, 3, 4, 5, 6, 7, 8]);
+        self.events.push(Event { ts: self.at, run, kind });
+        self
+    }
+
+    fn beginning(&mut self, instances: u32) -> &mut Story {
+        let queued = EventKind::RunQueued {
+            plan: "quickstart".into(),
+            case: "measure".into(),
+            instances,
+            outputs: "/home/u/testground/data/outputs/local_exec/quickstart/dc0i8p81".into(),
+            seed: 42,
+        };
+        let groups = vec!["clients".to_owned(), "servers".to_owned()];
+        self.then(0, queued)
+            .then(1, EventKind::BuildStarted { groups: groups.clone(), builder: "exec:go".into() })
+            .then(
+                9,
+                EventKind::BuildFinished { groups, artifact: "/a/plan".into(), cached: true, seconds: 0.009 },
+            )
+            .then(30, EventKind::LabStarted { pid: 4000, ports: "tap".into() })
+            .then(1, EventKind::NetworkProgress { attached: 1, total: instances })
+            .then(1, EventKind::NetworkProgress { attached: instances, total: instances })
+    }
+
+    fn finish(&mut self, outcome: RunOutcome, groups: &[(&str, u32, u32)]) -> &mut Story {
+        let groups =
+            groups.iter().map(|&(id, ok, total)| (id.to_owned(), GroupTally { ok, total })).collect();
+        self.then(1, EventKind::RunFinished { outcome, groups, seconds: 1.017 })
+    }
+
+    /// The terminal's page, without colours at 80 columns.
+    fn shown(&self) -> String {
+        let page = Page::default();
+        let look = Look { progress: false, colour: false, width: 80, verbose: false };
+        let mut terminal = Terminal::new(Box::new(page.clone()), look);
+        self.events.iter().for_each(|e| terminal.on_event(e));
+        page.text()
+    }
+}
+
+fn proof(label: &str, asked: LinkShape) -> EventKind {
+    EventKind::ShapeProved(Proof {
+        label: label.into(),
+        delay_p50: Some(asked.latency + Duration::from_micros(34)),
+        delay_p99: Some(asked.latency + Duration::from_micros(310)),
+        round_trip_p50: Some(asked.latency * 2 + Duration::from_micros(70)),
+        rate: asked.bandwidth.map(|b| b as f64 * 0.9966),
+        loss_percent: 0.8123,
+        probes: 400,
+        off: Vec::new(),
+        asked,
+    })
+}
+
+fn ended(group: &str, index: u32, end: InstanceEnd, last_lines: &[&str]) -> EventKind {
+    let last_lines = last_lines.iter().map(|l| (*l).to_owned()).collect();
+    EventKind::InstanceEnded { instance: InstanceName::new(group, index), end, seconds: 0.873, last_lines }
+}
+
+fn said(group: &str, index: u32, report: Report) -> EventKind {
+    EventKind::Reported { instance: InstanceName::new(group, index), report }
+}
+
+fn printed(group: &str, index: u32, line: &str) -> EventKind {
+    let instance = InstanceName::new(group, index);
+    EventKind::Output { instance, stream: Stream::Stdout, line: line.into() }
+}
+
+/// A run that goes well, with an instance that speaks the protocol and one that doesn't.
+fn success() -> Story {
+    let mut story = Story::new();
+    let slow = LinkShape {
+        latency: Duration::from_millis(25),
+        bandwidth: Some(10_000_000),
+        loss: Loss::Random(Chance::percent(1.0)),
+        ..LinkShape::default()
+    };
+    let odd = LinkShape {
+        latency: Duration::from_micros(2500),
+        jitter: Jitter { spread: Duration::from_millis(1), ..Jitter::default() },
+        duplicate: Chance::percent(0.5),
+        loss: Loss::GilbertElliott { p: 1.0, r: 25.0, bad: 100.0, good: 0.0 },
+        ..LinkShape::default()
+    };
+    story
+        .beginning(2)
+        .then(50, proof("clients <-> servers", slow))
+        .then(50, proof("clients -> clients", odd))
+        .then(1, EventKind::InstancesReleased)
+        .then(1, EventKind::InstanceStarted { instance: InstanceName::new("clients", 0), pid: 4711 })
+        .then(1, EventKind::InstanceStarted { instance: InstanceName::new("servers", 0), pid: 4712 })
+        .then(1, said("clients", 0, Report::Start))
+        .then(2, said("clients", 0, Report::Message { message: "round trip 50.1 ms\x1b[2J".into() }))
+        .then(2, printed("servers", 0, "listening"))
+        .then(700, said("clients", 0, Report::Success))
+        .then(1, ended("clients", 0, InstanceEnd::Succeeded, &[]))
+        .then(1, ended("servers", 0, InstanceEnd::Succeeded, &[]))
+        .then(
+            1,
+            EventKind::EmulatorReport(Lateness {
+                packets: 12_345,
+                late_p50_us: 8.4,
+                late_p99_us: 41.0,
+                late_max_us: 312.0,
+                drops: BTreeMap::from([("loss".to_owned(), 12), ("queue".to_owned(), 0)]),
+            }),
+        )
+        .finish(RunOutcome::Success, &[("clients", 1, 1), ("servers", 1, 1)]);
+    story
+}
+
+/// A run in which one instance fails, and everybody else waits for it.
+fn failure() -> Story {
+    let mut story = Story::new();
+    let waiting = |count| BarrierWait {
+        state: "ready".into(),
+        count,
+        target: 12,
+        waiting: (0..11).map(|i| format!("clients[{i}]")).collect(),
+        missing: vec!["servers[0]".into()],
+    };
+    let cause = "servers[0] exited with code 3: panic: no route to host while the others were waiting for it at \
+                 barrier ready";
+    story
+        .beginning(12)
+        .then(1, EventKind::InstancesReleased)
+        .then(1, EventKind::Warning { message: "the clock of this machine went back by 2 s".into() })
+        .then(100, EventKind::Stalled { seconds: 5.0, barriers: vec![waiting(11)] })
+        .then(
+            1,
+            ended(
+                "servers",
+                0,
+                InstanceEnd::ExitCode { code: 3 },
+                &["first\tline", "panic: no route to host"],
+            ),
+        )
+        .then(1, said("clients", 3, Report::Failure { error: "peer is gone".into() }))
+        .then(1, ended("clients", 3, InstanceEnd::ReportedFailure { error: "peer is gone".into() }, &[]))
+        .then(1, ended("clients", 4, InstanceEnd::Signal { signal: 11, core: true }, &[]))
+        .then(1, ended("clients", 5, InstanceEnd::Stopped, &[]))
+        .finish(RunOutcome::Failure { cause: cause.into() }, &[("clients", 0, 11), ("servers", 0, 1)]);
+    story
+}
+
+fn golden(name: &str, text: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/report/golden").join(name);
+    if std::env::var_os("TESTGROUND_UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, expected, "{name} (TESTGROUND_UPDATE_GOLDEN=1 writes it anew)");
+    let too_wide = text.lines().find(|l| l.chars().count() > 80 && !l.contains('\t') && !l.contains("<< "));
+    assert!(too_wide.is_none() || name.ends_with("xml"), "{too_wide:?}");
+}
+
+#[test]
+fn a_good_run_reads_well() {
+    golden("success.txt", &success().shown());
+}
+
+#[test]
+fn a_failed_run_shows_its_cause() {
+    golden("failure.txt", &failure().shown());
+}
+
+#[test]
+fn a_failed_build_shows_its_tool() {
+    let mut story = Story::new();
+    let cause =
+        "failed to build clients with exec:go: `go build` exited with code 1\n  | ./main.go:3: undefined: x";
+    story.beginning(2).finish(RunOutcome::BuildFailed { cause: cause.into() }, &[("clients", 0, 2)]);
+    golden("build.txt", &story.shown());
+}
+
+#[test]
+fn scripts_find_their_words() {
+    let text = success().shown();
+    let line =
+        |words: &str| text.lines().find(|l| l.contains(words)).unwrap_or_else(|| panic!("{words}: {text}"));
+    let id = RunId::new(0x6b01_2345, [1, 2, 3, 4, 5, 6, 7, 8]);
+    // awk '{ print $10 }', awk '{ print $9 }' and cut -d '"' -f 8 of the original's tests.
+    assert_eq!(line("run is queued with ID").split_whitespace().nth(9), Some(id.as_str()));
+    assert_eq!(line("finished run with ID").split_whitespace().nth(8), Some(id.as_str()));
+    let artifact = line("generated build artifact");
+    assert_eq!((artifact.split('"').nth(3), artifact.split('"').nth(7)), (Some("clients"), Some("/a/plan")));
+    assert!(line("run finished").ends_with("run finished with outcome = success (clients:1/1, servers:1/1)"));
+    assert!(failure().shown().ends_with(&format!("run \"{id}\" failed\n")));
+}
+
+#[test]
+fn a_flood_is_collapsed_and_failures_still_show() {
+    let mut story = Story::new();
+    story.beginning(2);
+    for i in 0..100_000 {
+        story.then(u64::from(i % 100 == 0), printed("clients", 0, "x"));
+    }
+    story.then(1, ended("clients", 0, InstanceEnd::ExitCode { code: 9 }, &[]));
+    story.finish(RunOutcome::Failure { cause: "clients[0] exited with code 9".into() }, &[("clients", 0, 1)]);
+    let text = story.shown();
+    assert!(text.lines().count() < 400, "{}", text.lines().count());
+    let note = "… 99,800 more lines of clients[0]: see /home/u/testground/data/outputs/local_exec/quickstart/dc0i8p81/clients/0/stdout.log";
+    assert!(
+        text.contains(note),
+        "{}",
+        text.lines().filter(|l| l.contains('…')).collect::<Vec<_>>().join("\n")
+    );
+    assert!(text.contains("ERROR << clients[000] (000000) >> exited with code 9"), "{text}");
+}
+
+#[test]
+fn events_are_lines_that_read_back_and_are_bounded() {
+    let story = failure();
+    let page = Page::default();
+    let mut log = EventLog::new(Box::new(page.clone()), 1 << 20);
+    story.events.iter().for_each(|e| log.on_event(e));
+    log.finish().unwrap();
+    let read: Vec<Event> = page.text().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(read, story.events);
+
+    let mut story = Story::new();
+    story.beginning(1);
+    for _ in 0..100 {
+        story.then(1, printed("clients", 0, "123456789"));
+    }
+    story.finish(RunOutcome::Success, &[("clients", 1, 1)]);
+    let page = Page::default();
+    let mut log = EventLog::new(Box::new(page.clone()), 100);
+    story.events.iter().for_each(|e| log.on_event(e));
+    log.finish().unwrap();
+    let text = page.text();
+    assert_eq!(text.matches("123456789").count(), 10);
+    assert!(text.contains("90 lines of clients[0] are left out"), "{text}");
+}
+
+#[test]
+fn a_log_that_cannot_be_written_says_so_at_its_end() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut log = EventLog::new(Box::new(full), 1 << 20);
+    success().events.iter().for_each(|e| log.on_event(e));
+    assert_eq!(log.finish().unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn junit_has_a_suite_for_each_group_and_escapes_what_xml_cannot_say() {
+    let t = tempfile::tempdir().unwrap();
+    let file = t.path().join("junit.xml");
+    let mut story = failure();
+    let last = story.events.pop().unwrap();
+    let odd = InstanceEnd::ReportedFailure { error: "a < b & \"c\" \x00\u{ffff}".into() };
+    story.then(1, ended("clients", 6, odd, &["]]> </system-err>", "bell \x07"]));
+    story.events.push(last);
+    let mut junit = Junit::new(&file);
+    story.events.iter().for_each(|e| junit.on_event(e));
+    junit.finish().unwrap();
+    golden("junit.xml", &std::fs::read_to_string(&file).unwrap());
+}
