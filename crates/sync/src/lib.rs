@@ -1,1 +1,14 @@
 //! Signals, barriers and topics: the engine, its stores, the service and a client.
+
+pub mod client;
+pub mod engine;
+pub mod frame;
+mod handle;
+mod hub;
+mod metrics;
+mod observe;
+pub mod server;
+pub mod wire;
+
+pub use handle::{HandleError, Item, Subscription, SyncHandle};
+pub use observe::SyncEvent;

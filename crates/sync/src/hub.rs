@@ -1,0 +1,403 @@
+//! One engine, those who wait for it, and who watches: the middle between connections and the state.
+//!
+//! A connection hands frames in and takes deliveries out; both hold the lock for well under a millisecond. Nobody is
+//! written to from here, so a peer that does not read can't hold anybody up.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Notify, mpsc};
+
+use crate::engine::{
+    BarrierTerms, Cancelled, Delivery, Engine, Entered, Limits, Numbered, PeerId, Refusal, Removed, Snapshot,
+    Sweep, Who,
+};
+use crate::metrics::{Metrics, OperationKind};
+use crate::observe::{Observer, SyncEvent};
+use crate::wire::{self, BadRequest, ErrorForm, Operation, Request};
+
+/// The shared middle of a service.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    inner: Mutex<Inner>,
+    observer: Option<Observer>,
+    pub(crate) metrics: Metrics,
+    /// The next barrier to give up may be another one.
+    pub(crate) deadlines: Notify,
+    pub(crate) limits: Limits,
+}
+
+#[derive(Debug)]
+struct Inner {
+    engine: Engine,
+    /// By the peers' places.
+    mailboxes: Vec<Option<Arc<Mailbox>>>,
+}
+
+/// Tells a peer's task that there is something for it.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    pub(crate) notify: Notify,
+    /// The connection is to be closed, and why.
+    pub(crate) kick: OnceLock<Farewell>,
+}
+
+/// Why a connection is closed from this side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Farewell {
+    /// The close code.
+    pub(crate) code: u16,
+    /// For the close frame and the observer.
+    pub(crate) reason: String,
+}
+
+/// A peer and its mailbox; both end together.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) peer: PeerId,
+    pub(crate) mailbox: Arc<Mailbox>,
+    hub: Arc<Hub>,
+}
+
+// === impl Hub ===
+
+impl Hub {
+    pub(crate) fn new(limits: Limits, observer: Option<mpsc::Sender<SyncEvent>>) -> Arc<Hub> {
+        Arc::new(Hub {
+            inner: Mutex::new(Inner { engine: Engine::new(limits), mailboxes: Vec::new() }),
+            observer: observer.map(Observer::new),
+            metrics: Metrics::default(),
+            deadlines: Notify::new(),
+            limits,
+        })
+    }
+
+    /// A new peer.
+    pub(crate) fn join(self: &Arc<Self>, who: Who) -> Guest {
+        let mailbox = Arc::new(Mailbox::default());
+        let address = who.address;
+        let peer = {
+            let mut inner = self.lock();
+            let peer = inner.engine.connect(who);
+            let place = peer.place();
+            if inner.mailboxes.len() <= place {
+                inner.mailboxes.resize(place + 1, None);
+            }
+            inner.mailboxes[place] = Some(mailbox.clone());
+            peer
+        };
+        if let Some(address) = address {
+            self.metrics.opened.fetch_add(1, Ordering::Relaxed);
+            self.observe(|| SyncEvent::Opened { peer, address });
+        }
+        Guest { peer, mailbox, hub: self.clone() }
+    }
+
+    /// Works on the engine, then wakes whoever is to be woken.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> T {
+        let mut inner = self.lock();
+        let result = work(&mut inner.engine);
+        if !inner.engine.has_woken() {
+            return result;
+        }
+        let Inner { engine, mailboxes } = &mut *inner;
+        let woken: Vec<Arc<Mailbox>> =
+            engine.woken().filter_map(|peer| mailboxes.get(peer.place())?.clone()).collect();
+        drop(inner);
+        for mailbox in woken {
+            mailbox.notify.notify_one();
+        }
+        result
+    }
+
+    /// Carries out a request of a connection. Answers that are there at once are appended to `out` as frames.
+    ///
+    /// # Errors
+    /// The request can't be answered in a way that its client would understand: the connection has to be closed.
+    pub(crate) fn request(
+        self: &Arc<Self>,
+        peer: PeerId,
+        request: &Request<'_>,
+        form: ErrorForm,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Farewell> {
+        let now = Instant::now();
+        let id = &*request.id;
+        if let Some(name) = &request.from {
+            self.with(|engine| engine.rename(peer, name));
+        }
+        let refused = match &request.operation {
+            Operation::Signal { state, key } => {
+                self.metrics.count(OperationKind::Signal);
+                match self.signal(now, peer, state, key.as_deref()) {
+                    Ok(Some(seq)) => {
+                        answer(out, |out| wire::write_numbered(out, id, Numbered::Signal, seq));
+                        return Ok(());
+                    }
+                    Ok(None) => return Ok(()),
+                    Err(refusal) => (refusal, false),
+                }
+            }
+            Operation::Publish { topic, payload, key } => {
+                self.metrics.count(OperationKind::Publish);
+                match self.publish(now, peer, topic, payload.get(), key.as_deref()) {
+                    Ok(Some(seq)) => {
+                        answer(out, |out| wire::write_numbered(out, id, Numbered::Publish, seq));
+                        return Ok(());
+                    }
+                    Ok(None) => return Ok(()),
+                    Err(refusal) => (refusal, false),
+                }
+            }
+            Operation::Barrier { state, target, timeout, explain } => {
+                self.metrics.count(OperationKind::Barrier);
+                let deadline = timeout.map(|t| now + t);
+                let terms = BarrierTerms { target: *target, deadline, explain: *explain };
+                match self.barrier(now, peer, id, state, terms) {
+                    Ok(Entered::Open { .. }) => {
+                        answer(out, |out| wire::write_released(out, id));
+                        return Ok(());
+                    }
+                    Ok(Entered::Waiting { .. }) => return Ok(()),
+                    Err(refusal) => (refusal, !explain),
+                }
+            }
+            Operation::Subscribe { topic, after } => {
+                self.metrics.count(OperationKind::Subscribe);
+                match self.subscribe(now, peer, id, topic, *after) {
+                    Ok(()) => return Ok(()),
+                    Err(refusal) => (refusal, false),
+                }
+            }
+            Operation::Cancel => {
+                self.metrics.count(OperationKind::Cancel);
+                self.cancel(peer, id);
+                return Ok(());
+            }
+        };
+        let (refusal, barrier) = refused;
+        let what = BadRequest { id: id.to_owned(), barrier, what: refusal.to_string() };
+        self.refuse(peer, &what, form, out)
+    }
+
+    /// Answers what could not be carried out.
+    ///
+    /// # Errors
+    /// An error frame would be taken for the opening of a barrier: the connection has to be closed.
+    pub(crate) fn refuse(
+        &self,
+        peer: PeerId,
+        bad: &BadRequest,
+        form: ErrorForm,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Farewell> {
+        self.metrics.refused.fetch_add(1, Ordering::Relaxed);
+        self.observe(|| SyncEvent::Refused { peer, id: bad.id.clone(), error: bad.what.clone() });
+        let mistaken = bad.barrier || self.lock().engine.open_barrier_without_errors(peer, &bad.id);
+        if mistaken {
+            return Err(Farewell { code: crate::frame::code::POLICY, reason: bad.what.clone() });
+        }
+        answer(out, |out| wire::write_error(out, &bad.id, &bad.what, form, None));
+        Ok(())
+    }
+
+    /// Counts an entry. No number: the answer comes later.
+    pub(crate) fn signal(
+        self: &Arc<Self>,
+        now: Instant,
+        peer: PeerId,
+        state: &str,
+        key: Option<&str>,
+    ) -> Result<Option<u64>, Refusal> {
+        let (seq, released) = self.with(|engine| {
+            let before = engine.released();
+            engine.signal(now, peer, state, key).map(|seq| (seq, engine.released() - before))
+        })?;
+        self.observe(|| SyncEvent::Signalled { peer, state: state.to_owned(), seq });
+        if released > 0 {
+            self.observe(|| SyncEvent::Released { state: state.to_owned(), count: seq, peers: released });
+        }
+        Ok(Some(seq))
+    }
+
+    /// Appends to a topic. No number: the answer comes later.
+    pub(crate) fn publish(
+        self: &Arc<Self>,
+        now: Instant,
+        peer: PeerId,
+        topic: &str,
+        payload: &str,
+        key: Option<&str>,
+    ) -> Result<Option<u64>, Refusal> {
+        let value = wire::quote(payload);
+        if value.len() + wire::ITEM_OVERHEAD > self.limits.message_bytes {
+            let what =
+                format!("{} bytes of this item as subscribers read it", value.len() + wire::ITEM_OVERHEAD);
+            let limit = self.limits.message_bytes as u64;
+            return Err(Refusal::Limit { name: "message_bytes", what, limit });
+        }
+        self.metrics.published_bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
+        let seq = self.with(|engine| engine.publish(now, topic, &value, key))?;
+        self.observe(|| SyncEvent::Published {
+            peer,
+            topic: topic.to_owned(),
+            seq,
+            payload: payload.to_owned(),
+        });
+        Ok(Some(seq))
+    }
+
+    pub(crate) fn barrier(
+        self: &Arc<Self>,
+        now: Instant,
+        peer: PeerId,
+        id: &str,
+        state: &str,
+        terms: BarrierTerms,
+    ) -> Result<Entered, Refusal> {
+        let entered = self.with(|engine| engine.barrier(now, peer, id, state, terms))?;
+        if let Entered::Waiting { count } = entered {
+            if terms.deadline.is_some() {
+                self.deadlines.notify_one();
+            }
+            let target = terms.target;
+            self.observe(|| SyncEvent::Waiting { peer, state: state.to_owned(), count, target });
+        }
+        Ok(entered)
+    }
+
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        now: Instant,
+        peer: PeerId,
+        id: &str,
+        topic: &str,
+        after: Option<u64>,
+    ) -> Result<(), Refusal> {
+        self.with(|engine| engine.subscribe(now, peer, id, topic, after.unwrap_or(0), after.is_some()))?;
+        self.observe(|| SyncEvent::Subscribed { peer, topic: topic.to_owned() });
+        Ok(())
+    }
+
+    /// The ids of a peer's subscriptions.
+    pub(crate) fn subscriptions_of(&self, peer: PeerId) -> Vec<String> {
+        self.lock().engine.subscriptions_of(peer)
+    }
+
+    pub(crate) fn cancel(&self, peer: PeerId, id: &str) -> bool {
+        let cancelled = self.with(|engine| engine.cancel(peer, id));
+        match &cancelled {
+            Some(Cancelled::Barrier(state)) => {
+                self.observe(|| SyncEvent::BarrierCancelled { peer, state: state.to_string() });
+            }
+            Some(Cancelled::Subscription(topic)) => {
+                self.observe(|| SyncEvent::Unsubscribed { peer, topic: topic.to_string() });
+            }
+            None => {}
+        }
+        cancelled.is_some()
+    }
+
+    /// Hands over what there is for a peer; says whether there is more.
+    pub(crate) fn pull(&self, peer: PeerId, budget: usize, sink: &mut dyn FnMut(Delivery<'_>)) -> bool {
+        let pulled = self.lock().engine.pull(peer, budget, sink);
+        if let Some(since) = pulled.since {
+            self.metrics.delivery.record(since.elapsed());
+        }
+        pulled.more
+    }
+
+    /// Ends all waits over a state: those who can be told are told, the others' connections are closed.
+    pub(crate) fn cancel_barriers(&self, state: &str, reason: &str) {
+        let mute = self.with(|engine| engine.cancel_barriers(Instant::now(), state));
+        self.kick(&mute, reason);
+    }
+
+    /// Gives up the barriers whose time is up, and says when to come again.
+    pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
+        let (mute, next) = self.with(|engine| (engine.expire(now), engine.next_deadline()));
+        self.kick(&mute, "a barrier's time is up");
+        next
+    }
+
+    /// Closes all connections from an address.
+    pub(crate) fn kick_address(&self, ip: IpAddr, reason: &str) -> usize {
+        let peers = self.lock().engine.peers_at(ip);
+        self.kick(&peers, reason);
+        peers.len()
+    }
+
+    /// Closes connections.
+    pub(crate) fn kick(&self, peers: &[PeerId], reason: &str) {
+        let inner = self.lock();
+        for peer in peers {
+            if let Some(Some(mailbox)) = inner.mailboxes.get(peer.place()) {
+                let farewell = Farewell { code: crate::frame::code::POLICY, reason: reason.to_owned() };
+                // A connection is closed once; the first reason counts.
+                let _ = mailbox.kick.set(farewell);
+                mailbox.notify.notify_one();
+            }
+        }
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.lock().engine.snapshot(Instant::now())
+    }
+
+    pub(crate) fn claim(&self, run: &str) {
+        self.with(|engine| engine.claim(Instant::now(), run));
+    }
+
+    pub(crate) fn finish_run(&self, run: &str) {
+        self.with(|engine| engine.finish_run(Instant::now(), run));
+    }
+
+    /// One batch of the memory store's garbage collection.
+    pub(crate) fn sweep(&self, sweep: &Sweep) -> Vec<Removed> {
+        self.with(|engine| engine.sweep(Instant::now(), sweep))
+    }
+
+    pub(crate) fn observe(&self, event: impl FnOnce() -> SyncEvent) {
+        if let Some(observer) = &self.observer {
+            observer.send(event());
+        }
+    }
+
+    /// Events that the observer missed because its channel was full.
+    pub(crate) fn missed_events(&self) -> u64 {
+        self.observer.as_ref().map_or(0, Observer::missed)
+    }
+
+    fn leave(&self, peer: PeerId) {
+        let mut inner = self.lock();
+        if inner.engine.who(peer).is_some() {
+            inner.mailboxes[peer.place()] = None;
+            inner.engine.disconnect(peer);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic while the lock was held is a defect of one request; the others go on.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Guest ===
+
+impl Guest {
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.hub.leave(self.peer);
+    }
+}
+
+fn answer(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    crate::frame::write_text(out, write);
+}
