@@ -1,0 +1,49 @@
+#!/bin/bash
+# Measures the round trip to every instance of the other group and compares it with what the composition asked for.
+#
+# A TCP connection to a port where nobody listens is refused after exactly one round trip, and bash can time that by
+# itself. A probe that is lost would be sent again after a second: it is left alone after a quarter of one.
+set -u
+export LC_ALL=C
+
+# The composition's parameters, as a plan without an SDK reads them: name=value|name=value.
+param() { tr '|' '\n' <<<"$TEST_INSTANCE_PARAMS" | sed -n "s/^$1=//p"; }
+asked_us=$(( $(param round_trip_ms) * 1000 ))
+tolerance_us=$(( $(param tolerance_ms) * 1000 ))
+probes=$(param probes)
+
+probe() { # HOST: prints microseconds
+    local begin=${EPOCHREALTIME/./}
+    { : </dev/tcp/"$1"/9; } 2>/dev/null
+    echo $(( ${EPOCHREALTIME/./} - begin ))
+}
+
+# Every instance is in /etc/hosts: measure to those whose group is not ours.
+hosts=$(awk '{ print $2 }' /etc/hosts | grep -E '^(clients|servers)-[0-9]+$' | grep -v "^$TEST_GROUP_ID-")
+failed=0
+for host in $hosts; do
+    took=()
+    for (( i = 0; i < probes; i++ )); do
+        exec 3< <(probe "$host")
+        if read -r -t 0.25 us <&3; then took+=("$us"); fi
+        exec 3<&-
+    done
+    if (( ${#took[@]} == 0 )); then
+        echo "$host: all $probes probes were lost" >&2
+        failed=1
+        continue
+    fi
+    median=$(printf '%s\n' "${took[@]}" | sort -n | sed -n "$(( (${#took[@]} + 1) / 2 ))p")
+    off=$(( median > asked_us ? median - asked_us : asked_us - median ))
+    printf '%s: round trip %d.%03d ms, asked for %d ms, %d of %d probes came back\n' \
+        "$host" $(( median / 1000 )) $(( median % 1000 )) $(( asked_us / 1000 )) "${#took[@]}" "$probes"
+    if (( off > tolerance_us )); then
+        echo "$host: the round trip is $off us off" >&2
+        failed=1
+    fi
+done
+
+# Nobody leaves before everybody has measured: who has left does not answer.
+testground sync signal measured >/dev/null
+testground sync barrier measured "$TEST_INSTANCE_COUNT" >/dev/null
+exit $failed
