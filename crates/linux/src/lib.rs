@@ -1,1 +1,20 @@
 //! The kernel's side: namespaces, processes, netlink, TAP devices, mounts. The only crate with unsafe code.
+//!
+//! Each module wraps what the kernel offers and says what it refused, with the kernel's error number as the source. What
+//! is done with it (which lab, which links, which packets) belongs to the crates above.
+
+pub mod caps;
+pub mod fdpass;
+pub mod mount;
+pub mod netns;
+pub mod packet_socket;
+pub mod poll;
+pub mod process;
+pub mod tap;
+
+pub use rustix::io::Errno;
+
+/// The error of the system call that this thread made last.
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
