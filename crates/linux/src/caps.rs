@@ -87,6 +87,14 @@ pub fn keep_only(keep: CapabilitySet, ambient: bool) -> Result<(), CapsError> {
     Ok(())
 }
 
+/// Gives up everything but [`CONTAINER`].
+///
+/// # Errors
+/// As [`keep_only`].
+pub fn drop_to_container_default() -> Result<(), CapsError> {
+    keep_only(CONTAINER, false)
+}
+
 /// Forbids that any program executed from here gains privileges by its set-user-id bit or file capabilities.
 ///
 /// # Errors

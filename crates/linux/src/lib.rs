@@ -11,6 +11,7 @@ pub mod packet_socket;
 pub mod poll;
 pub mod process;
 pub mod tap;
+pub mod vmstat;
 
 pub use rustix::io::Errno;
 

@@ -24,6 +24,12 @@ impl MountError {
     }
 }
 
+impl From<MountError> for io::Error {
+    fn from(error: MountError) -> Self {
+        Self::new(error.source.kind(), format!("{error}: {}", error.source))
+    }
+}
+
 fn refused<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(Errno) -> MountError + 'a {
     move |errno| MountError { what, path: path.to_owned(), source: errno.into() }
 }
@@ -100,12 +106,8 @@ pub fn tmpfs(target: &Path, size: Option<u64>, mode: u32) -> Result<(), MountErr
 ///
 /// # Errors
 /// `EPERM` when this user namespace does not own the network namespace.
-pub fn sysfs(target: &Path, read_only: bool) -> Result<(), MountError> {
-    let mut flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    if read_only {
-        flags |= MountFlags::RDONLY;
-    }
-    filesystem("sysfs", target, flags, "")
+pub fn sysfs(target: &Path) -> Result<(), MountError> {
+    filesystem("sysfs", target, MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, "")
 }
 
 /// Mounts new, empty pseudo terminals.
@@ -135,6 +137,14 @@ pub fn mqueue(target: &Path) -> Result<(), MountError> {
 /// `EPERM` without CAP_SYS_ADMIN over the cgroup namespace, `EBUSY` under version 1.
 pub fn cgroup2(target: &Path) -> Result<(), MountError> {
     filesystem("cgroup2", target, MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, "")
+}
+
+/// Moves a mount to another path.
+///
+/// # Errors
+/// `EINVAL` when it is no mount point, or its parent is shared with other namespaces.
+pub fn move_to(source: &Path, target: &Path) -> Result<(), MountError> {
+    rustix::mount::mount_move(source, target).map_err(refused("move a mount to", target))
 }
 
 /// Takes a mount away at once, with all below it; who still uses it keeps it until they are done.

@@ -45,6 +45,12 @@ pub enum NetnsError {
         /// The kernel's answer.
         source: Errno,
     },
+    /// The namespaces of a process are not ours to enter.
+    #[error("failed to enter the namespaces of a process")]
+    EnterAll {
+        /// The kernel's answer.
+        source: Errno,
+    },
     /// The thread is in another namespace than it was sent to.
     #[error("entered network namespace {found} instead of {wanted}")]
     Strayed {
@@ -198,6 +204,34 @@ impl Tour {
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(|source| NetnsError::Create { source })?;
         Netns::current()
     }
+}
+
+/// Moves the calling thread into a network namespace for good: for a process with a single thread that is being set up.
+///
+/// # Errors
+/// `EINVAL` when it is no network namespace, `EPERM` when it is not ours to enter.
+pub fn join(netns: impl AsFd) -> Result<(), NetnsError> {
+    let inode = rustix::fs::fstat(&netns).map_or(0, |status| status.st_ino);
+    move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+        .map_err(|source| NetnsError::Enter { inode, source })
+}
+
+/// Moves the calling process, which must have a single thread, into all of another one's network, mount, UTS, IPC and PID
+/// namespaces, given a descriptor of that process (pidfd_open(2)). The PID namespace is that of its next child.
+///
+/// The user namespace stays: within a lab there is only one.
+///
+/// # Errors
+/// `ESRCH` when the process has ended, `EPERM` when it is not ours to enter, `EINVAL` with several threads.
+pub fn enter_all_of(process: impl AsFd) -> Result<(), NetnsError> {
+    use rustix::thread::ThreadNameSpaceType as Kind;
+    let all = Kind::NETWORK
+        | Kind::MOUNT
+        | Kind::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | Kind::INTER_PROCESS_COMMUNICATION
+        | Kind::PROCESS_ID;
+    rustix::thread::move_into_thread_name_spaces(process.as_fd(), all)
+        .map_err(|source| NetnsError::EnterAll { source })
 }
 
 const CURRENT: &str = "/proc/thread-self/ns/net";
