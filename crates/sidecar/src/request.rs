@@ -7,9 +7,10 @@
 //! Reading is as generous as Go's decoder, for which the messages were made: keys in any case, unknown ones ignored
 //! (but named in [`Request::warnings`]), `null` for what is absent. Numbers that make no sense are refused, though.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
+use testground_model::name::InstanceName;
 use testground_model::shape::LinkShape;
 use thiserror::Error;
 
@@ -86,6 +87,18 @@ pub enum RequestError {
         /// Why.
         #[source]
         error: AddressError,
+    },
+    /// Somebody else has the address.
+    #[error("`{field}`: {address} on network `{network}` is taken by {holder}")]
+    Taken {
+        /// `IPv4` or `IPv6`.
+        field: &'static str,
+        /// The address.
+        address: IpAddr,
+        /// The network.
+        network: String,
+        /// Who has it.
+        holder: InstanceName,
     },
     /// The network has no IPv6.
     #[error("`IPv6` is {address}: network `{network}` has no IPv6 subnet")]
