@@ -8,6 +8,7 @@
 mod clone;
 mod exec;
 mod idmap;
+mod inherited;
 mod setup;
 mod signal;
 mod status;
@@ -15,6 +16,7 @@ mod status;
 pub use clone::{clone_process, fork_child};
 pub use exec::{Session, SpawnExec, Suspended, spawn_exec, spawn_suspended};
 pub use idmap::{ChosenIdMap, IdMap, IdMapError, IdRange};
+pub use inherited::inherited;
 pub use rustix::process::{Pid, Signal};
 pub use setup::{
     become_subreaper, close_from, ids, new_session, nofile_limit, pidfd_open, set_hostname, set_nofile_limit,
