@@ -24,6 +24,7 @@ pub struct Event {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "events are handled one at a time, never kept in bulk")]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum EventKind {
     /// The run has an id and a place for its outputs.

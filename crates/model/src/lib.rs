@@ -3,9 +3,21 @@
 //! Everything here is a plain value. Files are read, clocks asked and sockets opened elsewhere: this crate is
 //! given text and gives back either a value or every mistake in it, with its place.
 
+pub mod catalogue;
+pub mod composition;
+pub mod diagnostic;
 pub mod event;
+pub mod manifest;
 pub mod name;
 pub mod outcome;
+pub mod pick;
+mod reader;
+pub mod regions;
+pub mod resolve;
 pub mod run;
 pub mod shape;
+pub mod single;
 pub mod topology;
+pub mod units;
+
+pub use reader::At;

@@ -107,6 +107,21 @@ pub struct Settings {
     pub max_output: u64,
     /// What the proof of the shapes may be off before the run is refused.
     pub proof: ProofSettings,
+    /// Percent of each group's instances that have to succeed. Default 100.
+    #[serde(default = "all")]
+    pub min_success: f64,
+    /// Instances started per second; `None` starts them all at once.
+    #[serde(default)]
+    pub start_rate: Option<f64>,
+    /// Hosts outside of the lab that instances may reach, each `host:port`.
+    #[serde(default)]
+    pub additional_hosts: Vec<String>,
+    /// The longest message of the sync service in bytes. Default 32,768: what sdk-go reads.
+    #[serde(default = "sdk_go_message")]
+    pub max_message: u64,
+    /// The switch writes down what it decided for each packet.
+    #[serde(default)]
+    pub record_decisions: bool,
 }
 
 /// When a measured shape counts as the one asked for.
@@ -159,8 +174,21 @@ impl Default for Settings {
             grace: Duration::from_secs(2),
             max_output: 64 << 20,
             proof: ProofSettings::default(),
+            min_success: all(),
+            start_rate: None,
+            additional_hosts: Vec::new(),
+            max_message: sdk_go_message(),
+            record_decisions: false,
         }
     }
+}
+
+fn all() -> f64 {
+    100.0
+}
+
+fn sdk_go_message() -> u64 {
+    32_768
 }
 
 // === impl ProofSettings ===

@@ -1,5 +1,6 @@
 //! Networks, links between parts of a run, and what changes on them over time.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -101,4 +102,26 @@ pub enum Action {
         /// Whether it starts again when it ends.
         repeat: bool,
     },
+}
+
+/// The name of the network that every instance is attached to at the start.
+pub const DEFAULT_NETWORK: &str = "default";
+
+/// The control network, which no data network may overlap: the original's.
+pub const CONTROL_SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(192, 18, 0, 0), 16);
+
+/// The range for the control network's IPv6 addresses, a unique local one (RFC 4193).
+pub const CONTROL_SUBNET6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd54, 0x4743, 0, 0, 0, 0, 0, 0), 32);
+
+/// The largest packet of a network that says nothing: Ethernet's.
+pub const DEFAULT_MTU: u32 = 1500;
+
+/// The subnet of the n-th data network that names none: the original's 16.0.0.0/16 to 31.255.0.0/16.
+pub const fn default_subnet(n: u16) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(16 + (n / 256 % 16) as u8, (n % 256) as u8, 0, 0), 16)
+}
+
+/// The IPv6 subnet of the n-th data network that names none: a unique local one (RFC 4193).
+pub const fn default_subnet6(n: u16) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfd54, 0x474e, n, 0, 0, 0, 0, 0), 64)
 }

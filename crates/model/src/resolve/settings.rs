@@ -1,0 +1,207 @@
+//! The settings of a run: the command line over `[global.run_config]` over the manifest's table for the runner over
+//! the defaults.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Resolver;
+use crate::catalogue::{FOREIGN_RUN_SETTINGS, Runner};
+use crate::diagnostic::names;
+use crate::reader::At;
+use crate::run::toml_value::Value;
+use crate::run::{ProofSettings, Settings};
+use crate::units;
+
+/// The settings that runs have.
+const KNOWN: [&str; 12] = [
+    "additional_hosts",
+    "grace",
+    "keep_going",
+    "max_message",
+    "max_output",
+    "min_success",
+    "proof",
+    "seed",
+    "stall",
+    "start_rate",
+    "timeout",
+    "record_decisions",
+];
+
+/// The longest run.
+const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+impl Resolver<'_> {
+    /// The settings of every run of the composition.
+    pub(super) fn settings(&self, runner: Option<&Runner>) -> Settings {
+        let mut table: BTreeMap<&str, &At<Value>> = BTreeMap::new();
+        let manifest = runner.and_then(|r| self.manifest.runners.get(r.name)).map(|t| &t.value);
+        for config in [manifest, Some(&self.composition.global.run_config)].into_iter().flatten() {
+            table.extend(config.iter().map(|(key, value)| (key.as_str(), value)));
+        }
+        let default = Settings::default();
+        let mut settings = Settings { seed: self.overrides.fallback_seed, ..default };
+        for (key, at) in table {
+            self.setting(&mut settings, key, at, runner);
+        }
+        if let Some(seed) = self.overrides.seed {
+            settings.seed = seed;
+        }
+        if let Some(timeout) = self.overrides.timeout {
+            settings.timeout = timeout;
+        }
+        settings.keep_going |= self.overrides.keep_going;
+        settings
+    }
+
+    fn setting(&self, settings: &mut Settings, key: &str, at: &At<Value>, runner: Option<&Runner>) {
+        let ms = Duration::from_millis;
+        match key {
+            "timeout" => self.put(at, &mut settings.timeout, |v| time(v, ms(1), MAX_TIMEOUT)),
+            "grace" => {
+                self.put(at, &mut settings.grace, |v| time(v, Duration::ZERO, Duration::from_secs(600)));
+            }
+            "stall" => self.put(at, &mut settings.stall, |v| time(v, ms(100), MAX_TIMEOUT)),
+            "max_output" => self.put(at, &mut settings.max_output, |v| bytes(v, 1 << 10, 1 << 44)),
+            "max_message" => self.put(at, &mut settings.max_message, |v| bytes(v, 1 << 10, 1 << 30)),
+            "keep_going" => self.put(at, &mut settings.keep_going, boolean),
+            "record_decisions" => self.put(at, &mut settings.record_decisions, boolean),
+            "seed" => self.put(at, &mut settings.seed, |v| match v {
+                Value::Integer(n) if *n >= 0 => Ok(*n as u64),
+                _ => Err("a whole number, 0 to 9223372036854775807, is expected".to_owned()),
+            }),
+            "min_success" => self.put(at, &mut settings.min_success, percent),
+            "start_rate" => self.put(at, &mut settings.start_rate, |v| match number(v) {
+                Some(n) if (0.001..=1e6).contains(&n) => Ok(Some(n)),
+                _ => Err("instances per second, 0.001 to 1000000, are expected".to_owned()),
+            }),
+            "additional_hosts" => self.put(at, &mut settings.additional_hosts, hosts),
+            "proof" => self.proof(&mut settings.proof, at),
+            _ if FOREIGN_RUN_SETTINGS.contains(&key) => {
+                if !matches!(key, "enabled" | "disabled") {
+                    let name = runner.map_or("of this composition", |r| r.name);
+                    let warning = format!("`{key}` has no effect: runner {name} does not read it");
+                    self.error(at.place.warning(warning));
+                }
+            }
+            _ => {
+                let message = format!("runs have no setting `{key}`; known are {}", names(KNOWN));
+                self.error(at.place.error(message).suggest_nearest(key, KNOWN));
+            }
+        }
+    }
+
+    fn proof(&self, proof: &mut ProofSettings, at: &At<Value>) {
+        let known = ["enabled", "delay", "rate", "mark_only"];
+        let table = match &at.value {
+            Value::Bool(enabled) => {
+                proof.enabled = *enabled;
+                return;
+            }
+            Value::Table(table) => table,
+            _ => {
+                self.error(
+                    at.place.error("true, false or a table with enabled, delay, rate, mark_only is expected"),
+                );
+                return;
+            }
+        };
+        for (key, value) in table {
+            let at = at.with(value.clone());
+            let at = &at;
+            match key.as_str() {
+                "enabled" => self.put(at, &mut proof.enabled, boolean),
+                "delay" => {
+                    self.put(at, &mut proof.delay, |v| time(v, Duration::ZERO, Duration::from_secs(60)));
+                }
+                "rate" => self.put(at, &mut proof.rate_percent, percent),
+                "mark_only" => self.put(at, &mut proof.mark_only, boolean),
+                _ => {
+                    let message = format!("proof has no setting `{key}`; known are {}", names(known));
+                    self.error(at.place.error(message).suggest_nearest(key, known));
+                }
+            }
+        }
+    }
+
+    /// Puts a setting in its place, or reports why it doesn't fit.
+    fn put<T>(&self, at: &At<Value>, to: &mut T, read: impl FnOnce(&Value) -> Result<T, String>) {
+        match read(&at.value) {
+            Ok(value) => *to = value,
+            Err(why) => self.error(at.place.error(why)),
+        }
+    }
+}
+
+/// A duration as text with its unit, or a number of seconds.
+fn time(value: &Value, least: Duration, most: Duration) -> Result<Duration, String> {
+    let read = match (value, number(value)) {
+        (Value::String(text), _) => units::duration(text).map_err(|e| e.to_string())?,
+        (_, Some(seconds)) => Duration::try_from_secs_f64(seconds).map_err(|_| {
+            format!("{seconds} is no duration: a number of seconds, or text such as \"5m\", is expected")
+        })?,
+        _ => return Err("a duration such as \"5m\", or a number of seconds, is expected".to_owned()),
+    };
+    if (least..=most).contains(&read) {
+        return Ok(read);
+    }
+    let show = units::show_duration;
+    Err(format!("{} is out of range: {} to {} is allowed", show(read), show(least), show(most)))
+}
+
+/// A size as text with its unit, or a number of bytes.
+fn bytes(value: &Value, least: u64, most: u64) -> Result<u64, String> {
+    let read = match value {
+        Value::String(text) => units::size(text).map_err(|e| e.to_string())?,
+        Value::Integer(n) if *n >= 0 => *n as u64,
+        _ => return Err("a size such as \"64MiB\", or a number of bytes, is expected".to_owned()),
+    };
+    if (least..=most).contains(&read) {
+        return Ok(read);
+    }
+    let show = units::show_size;
+    Err(format!("{} is out of range: {} to {} is allowed", show(read), show(least), show(most)))
+}
+
+fn boolean(value: &Value) -> Result<bool, String> {
+    match value {
+        Value::Bool(b) => Ok(*b),
+        _ => Err("true or false is expected".to_owned()),
+    }
+}
+
+fn percent(value: &Value) -> Result<f64, String> {
+    match value {
+        Value::String(text) => units::percent(text).map_err(|e| e.to_string()),
+        _ => Err("a percentage such as \"5%\" is expected".to_owned()),
+    }
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Integer(n) => Some(*n as f64),
+        Value::Float(f) => Some(*f),
+        _ => None,
+    }
+}
+
+/// `host:port`, each: a name or an address, IPv6 in brackets.
+fn hosts(value: &Value) -> Result<Vec<String>, String> {
+    let expected =
+        || "a list of hosts with their ports, such as [\"db.example:5432\"], is expected".to_owned();
+    let Value::Array(items) = value else { return Err(expected()) };
+    let host = |item: &Value| {
+        let Value::String(text) = item else { return Err(expected()) };
+        let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+        let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let is_address = bracketed.is_some_and(|h| h.parse::<std::net::Ipv6Addr>().is_ok());
+        let is_name = (1..=253).contains(&host.len())
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+            && !host.starts_with('.');
+        let fits = (is_address || is_name) && port.parse::<u16>().is_ok_and(|p| p > 0);
+        fits.then(|| text.clone()).ok_or_else(|| {
+            format!("{text:?} is no host with a port (1 to 65535), such as \"db.example:5432\"")
+        })
+    };
+    items.iter().map(host).collect()
+}
