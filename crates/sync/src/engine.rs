@@ -463,15 +463,6 @@ impl Engine {
         }
     }
 
-    /// Who signalled a state, as the store knows it: shown in reports beside those of this service.
-    pub fn learn_signal(&mut self, peer: PeerId, state: &str) {
-        let Some(who) = self.peers.row(peer.0).map(|p| p.who.clone()) else { return };
-        let Some(row) = self.states.key(state).and_then(|key| self.states.row_mut(key)) else { return };
-        if row.signallers.len() < MAX_SIGNALLERS || row.signallers.contains_key(&peer) {
-            row.signallers.entry(peer).or_insert((who, 0)).1 += 1;
-        }
-    }
-
     /// The store says that these are the topic's items from number `first` (from 1) on. Items known already are
     /// skipped. Gives back the number of the next item wanted: more than there is of them when some are missing.
     pub fn learn_items(&mut self, now: Instant, topic: &str, first: u64, items: Vec<Box<[u8]>>) -> u64 {

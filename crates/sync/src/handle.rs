@@ -9,6 +9,7 @@ use crate::engine::{
     Who,
 };
 use crate::hub::{Guest, Hub};
+use crate::store::StoreError;
 use crate::wire;
 
 /// A way in. Cheap to clone.
@@ -69,7 +70,7 @@ impl SyncHandle {
     /// A limit, or the store failed.
     pub async fn signal(&self, who: &str, state: &str) -> Result<u64, HandleError> {
         let guest = self.hub.join(Who::local(who));
-        match self.hub.signal(Instant::now(), guest.peer, state, None)? {
+        match self.hub.signal(Instant::now(), guest.peer, ID, state, None)? {
             Some(seq) => Ok(seq),
             None => number(&guest, Numbered::Signal).await,
         }
@@ -81,7 +82,7 @@ impl SyncHandle {
     /// A limit, or the store failed.
     pub async fn publish(&self, who: &str, topic: &str, json: &str) -> Result<u64, HandleError> {
         let guest = self.hub.join(Who::local(who));
-        match self.hub.publish(Instant::now(), guest.peer, topic, json, None)? {
+        match self.hub.publish(Instant::now(), guest.peer, ID, topic, json, None)? {
             Some(seq) => Ok(seq),
             None => number(&guest, Numbered::Publish).await,
         }
@@ -155,18 +156,27 @@ impl SyncHandle {
     }
 
     /// The run is looked after: its keys stay.
-    pub fn claim(&self, run: &str) {
-        self.hub.claim(run);
+    ///
+    /// # Errors
+    /// The store is out of reach.
+    pub async fn claim(&self, run: &str) -> Result<(), StoreError> {
+        self.hub.mark_run(run, false).await
     }
 
     /// The run is over: its keys go after the grace time.
-    pub fn finish_run(&self, run: &str) {
-        self.hub.finish_run(run);
+    ///
+    /// # Errors
+    /// The store is out of reach.
+    pub async fn finish_run(&self, run: &str) -> Result<(), StoreError> {
+        self.hub.mark_run(run, true).await
     }
 
-    /// Collects garbage at once, one batch of it.
-    pub fn sweep(&self, sweep: &Sweep) -> Vec<Removed> {
-        self.hub.sweep(sweep)
+    /// Collects garbage at once.
+    ///
+    /// # Errors
+    /// The store is out of reach.
+    pub async fn sweep(&self, sweep: &Sweep) -> Result<Vec<Removed>, StoreError> {
+        self.hub.sweep(sweep).await
     }
 }
 

@@ -11,11 +11,12 @@ use std::time::Instant;
 use tokio::sync::{Notify, mpsc};
 
 use crate::engine::{
-    BarrierTerms, Cancelled, Delivery, Engine, Entered, Limits, Numbered, PeerId, Refusal, Removed, Snapshot,
-    Sweep, Who,
+    BarrierTerms, Cancelled, Delivery, Engine, Entered, Kind, Limits, Numbered, PeerId, Refusal, Removed,
+    Snapshot, Sweep, Who,
 };
 use crate::metrics::{Metrics, OperationKind};
 use crate::observe::{Observer, SyncEvent};
+use crate::store::{Answered, Store, StoreError};
 use crate::wire::{self, BadRequest, ErrorForm, Operation, Request};
 
 /// The shared middle of a service.
@@ -23,6 +24,7 @@ use crate::wire::{self, BadRequest, ErrorForm, Operation, Request};
 pub(crate) struct Hub {
     inner: Mutex<Inner>,
     observer: Option<Observer>,
+    store: Store,
     pub(crate) metrics: Metrics,
     /// The next barrier to give up may be another one.
     pub(crate) deadlines: Notify,
@@ -64,10 +66,11 @@ pub(crate) struct Guest {
 // === impl Hub ===
 
 impl Hub {
-    pub(crate) fn new(limits: Limits, observer: Option<mpsc::Sender<SyncEvent>>) -> Arc<Hub> {
+    pub(crate) fn new(limits: Limits, store: Store, observer: Option<mpsc::Sender<SyncEvent>>) -> Arc<Hub> {
         Arc::new(Hub {
             inner: Mutex::new(Inner { engine: Engine::new(limits), mailboxes: Vec::new() }),
             observer: observer.map(Observer::new),
+            store,
             metrics: Metrics::default(),
             deadlines: Notify::new(),
             limits,
@@ -131,7 +134,7 @@ impl Hub {
         let refused = match &request.operation {
             Operation::Signal { state, key } => {
                 self.metrics.count(OperationKind::Signal);
-                match self.signal(now, peer, state, key.as_deref()) {
+                match self.signal(now, peer, id, state, key.as_deref()) {
                     Ok(Some(seq)) => {
                         answer(out, |out| wire::write_numbered(out, id, Numbered::Signal, seq));
                         return Ok(());
@@ -142,7 +145,7 @@ impl Hub {
             }
             Operation::Publish { topic, payload, key } => {
                 self.metrics.count(OperationKind::Publish);
-                match self.publish(now, peer, topic, payload.get(), key.as_deref()) {
+                match self.publish(now, peer, id, topic, payload.get(), key.as_deref()) {
                     Ok(Some(seq)) => {
                         answer(out, |out| wire::write_numbered(out, id, Numbered::Publish, seq));
                         return Ok(());
@@ -208,9 +211,15 @@ impl Hub {
         self: &Arc<Self>,
         now: Instant,
         peer: PeerId,
+        id: &str,
         state: &str,
         key: Option<&str>,
     ) -> Result<Option<u64>, Refusal> {
+        if let Store::Redis(redis) = &self.store {
+            let who = self.with(|engine| engine.who(peer).map_or_else(String::new, Who::short));
+            redis.signal(peer, id, who, state, key);
+            return Ok(None);
+        }
         let (seq, released) = self.with(|engine| {
             let before = engine.released();
             engine.signal(now, peer, state, key).map(|seq| (seq, engine.released() - before))
@@ -227,6 +236,7 @@ impl Hub {
         self: &Arc<Self>,
         now: Instant,
         peer: PeerId,
+        id: &str,
         topic: &str,
         payload: &str,
         key: Option<&str>,
@@ -239,6 +249,10 @@ impl Hub {
             return Err(Refusal::Limit { name: "message_bytes", what, limit });
         }
         self.metrics.published_bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
+        if let Store::Redis(redis) = &self.store {
+            redis.publish(peer, id, topic, (payload, value.len()), key);
+            return Ok(None);
+        }
         let seq = self.with(|engine| engine.publish(now, topic, &value, key))?;
         self.observe(|| SyncEvent::Published {
             peer,
@@ -259,6 +273,9 @@ impl Hub {
     ) -> Result<Entered, Refusal> {
         let entered = self.with(|engine| engine.barrier(now, peer, id, state, terms))?;
         if let Entered::Waiting { count } = entered {
+            if let Store::Redis(redis) = &self.store {
+                redis.watch(Kind::State, state);
+            }
             if terms.deadline.is_some() {
                 self.deadlines.notify_one();
             }
@@ -277,6 +294,9 @@ impl Hub {
         after: Option<u64>,
     ) -> Result<(), Refusal> {
         self.with(|engine| engine.subscribe(now, peer, id, topic, after.unwrap_or(0), after.is_some()))?;
+        if let Store::Redis(redis) = &self.store {
+            redis.watch(Kind::Topic, topic);
+        }
         self.observe(|| SyncEvent::Subscribed { peer, topic: topic.to_owned() });
         Ok(())
     }
@@ -346,17 +366,102 @@ impl Hub {
         self.lock().engine.snapshot(Instant::now())
     }
 
-    pub(crate) fn claim(&self, run: &str) {
-        self.with(|engine| engine.claim(Instant::now(), run));
+    /// The run is looked after, or over.
+    ///
+    /// # Errors
+    /// The store is out of reach.
+    pub(crate) async fn mark_run(&self, run: &str, finished: bool) -> Result<(), StoreError> {
+        match &self.store {
+            Store::Memory if finished => self.with(|engine| engine.finish_run(Instant::now(), run)),
+            Store::Memory => self.with(|engine| engine.claim(Instant::now(), run)),
+            Store::Redis(redis) => redis.mark(run, finished).await?,
+        }
+        Ok(())
     }
 
-    pub(crate) fn finish_run(&self, run: &str) {
-        self.with(|engine| engine.finish_run(Instant::now(), run));
+    /// Removes all keys that may go.
+    ///
+    /// # Errors
+    /// The store is out of reach.
+    pub(crate) async fn sweep(&self, sweep: &Sweep) -> Result<Vec<Removed>, StoreError> {
+        match &self.store {
+            Store::Redis(redis) => redis.sweep(sweep).await,
+            Store::Memory => {
+                let mut removed = Vec::new();
+                loop {
+                    let batch = self.with(|engine| engine.sweep(Instant::now(), sweep));
+                    let last = batch.len() < sweep.batch || sweep.dry_run;
+                    removed.extend(batch);
+                    if last {
+                        return Ok(removed);
+                    }
+                    // Others want the lock too.
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
     }
 
-    /// One batch of the memory store's garbage collection.
-    pub(crate) fn sweep(&self, sweep: &Sweep) -> Vec<Removed> {
-        self.with(|engine| engine.sweep(Instant::now(), sweep))
+    /// Who signalled a state, over all services.
+    pub(crate) async fn signallers(&self, state: &str) -> Vec<String> {
+        match &self.store {
+            Store::Redis(redis) => redis.signallers(state).await,
+            Store::Memory => self.with(|engine| engine.explain(state, 0).signalled),
+        }
+    }
+
+    /// Whether more may be sent to the store now.
+    pub(crate) fn has_room(&self) -> bool {
+        match &self.store {
+            Store::Memory => true,
+            Store::Redis(redis) => redis.has_room(),
+        }
+    }
+
+    /// Waits while too much is on its way to the store.
+    pub(crate) async fn room(&self) {
+        if let Store::Redis(redis) = &self.store {
+            redis.room().await;
+        }
+    }
+
+    /// The store has answered.
+    pub(crate) fn answered<'a>(&self, answers: impl Iterator<Item = Answered<'a>>) {
+        let now = Instant::now();
+        let mut events = Vec::new();
+        self.with(|engine| {
+            for answer in answers {
+                match answer.result() {
+                    Ok(seq) => {
+                        engine.numbered(now, answer.peer(), answer.id(), answer.kind(), seq);
+                        if self.observer.is_some() {
+                            events.push(answer.event(seq));
+                        }
+                    }
+                    Err(error) => engine.failed(now, answer.peer(), answer.id(), error),
+                }
+            }
+        });
+        for event in events {
+            self.observe(|| event);
+        }
+    }
+
+    /// The store says how many entries a state has.
+    pub(crate) fn learn_count(&self, state: &str, count: u64) {
+        let released = self.with(|engine| {
+            let before = engine.released();
+            engine.learn_count(Instant::now(), state, count);
+            engine.released() - before
+        });
+        if released > 0 {
+            self.observe(|| SyncEvent::Released { state: state.to_owned(), count, peers: released });
+        }
+    }
+
+    /// The store says what a topic holds from number `first` on. Gives back the next number wanted.
+    pub(crate) fn learn_items(&self, topic: &str, first: u64, items: Vec<Box<[u8]>>) -> u64 {
+        self.with(|engine| engine.learn_items(Instant::now(), topic, first, items))
     }
 
     pub(crate) fn observe(&self, event: impl FnOnce() -> SyncEvent) {

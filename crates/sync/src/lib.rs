@@ -8,7 +8,9 @@ mod hub;
 mod metrics;
 mod observe;
 pub mod server;
+mod store;
 pub mod wire;
 
 pub use handle::{HandleError, Item, Subscription, SyncHandle};
 pub use observe::SyncEvent;
+pub use store::{GcReport, StoreError, collect};

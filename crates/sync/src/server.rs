@@ -23,6 +23,7 @@ use crate::engine::{Limits, Sweep};
 use crate::handle::SyncHandle;
 use crate::hub::Hub;
 use crate::observe::SyncEvent;
+use crate::store::{Redis, Store, StoreError};
 
 /// What a service allows, and how long it waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Options {
     pub stall: Duration,
     /// How long connections may take to end when the service stops. Default 1 s.
     pub grace: Duration,
+    /// How long Redis may be out of reach before requests fail. Default 60 s.
+    pub store_patience: Duration,
     /// Garbage collection; none: whoever owns the service drops it whole, as a local run does.
     pub collect: Option<Collect>,
 }
@@ -69,7 +72,22 @@ impl Service {
     /// A service that keeps everything in memory. Every event goes to `observer`, as long as it has room: a full
     /// channel misses events and never holds the service up.
     pub fn in_memory(options: Options, observer: Option<mpsc::Sender<SyncEvent>>) -> Service {
-        Service { hub: Hub::new(options.limits, observer), options }
+        Service { hub: Hub::new(options.limits, Store::Memory, observer), options }
+    }
+
+    /// A service over the Redis at `url` (`redis://HOST:PORT/DB`), which it may share with others.
+    ///
+    /// # Errors
+    /// The address is none, or Redis can't be used.
+    pub async fn over_redis(
+        url: &str,
+        options: Options,
+        observer: Option<mpsc::Sender<SyncEvent>>,
+    ) -> Result<Service, StoreError> {
+        let (redis, tasks) = Redis::open(url, options.store_patience).await?;
+        let hub = Hub::new(options.limits, Store::Redis(redis), observer);
+        tasks.start(&hub);
+        Ok(Service { hub, options })
     }
 
     /// For use inside of this process.
@@ -172,15 +190,13 @@ async fn collect_garbage(hub: Arc<Hub>, collect: Collect, stop: CancellationToke
     let sweep =
         Sweep { grace: collect.grace, unclaimed: collect.unclaimed, batch: SWEEP_BATCH, dry_run: false };
     while stop.run_until_cancelled(tokio::time::sleep(collect.every)).await.is_some() {
-        loop {
-            let removed = hub.sweep(&sweep);
-            for gone in &removed {
-                tracing::info!(run = gone.run, key = gone.key, "removed");
+        match hub.sweep(&sweep).await {
+            Ok(removed) => {
+                for gone in &removed {
+                    tracing::info!(run = gone.run, key = gone.key, "removed");
+                }
             }
-            if removed.len() < sweep.batch {
-                break;
-            }
-            tokio::task::yield_now().await;
+            Err(e) => tracing::warn!("no garbage was collected: {e}"),
         }
     }
 }
@@ -241,6 +257,7 @@ impl Default for Options {
             handshake: Duration::from_secs(10),
             stall: Duration::from_secs(10),
             grace: Duration::from_secs(1),
+            store_patience: Duration::from_secs(60),
             collect: None,
         }
     }

@@ -189,6 +189,15 @@ impl Who {
         Who { address: None, name: Some(name.to_owned()) }
     }
 
+    /// Its name, or else the host it comes from.
+    pub fn short(&self) -> String {
+        match (&self.name, self.address) {
+            (Some(name), _) => name.clone(),
+            (None, Some(address)) => address.ip().to_string(),
+            (None, None) => String::new(),
+        }
+    }
+
     /// A connection from this address.
     pub fn at(address: SocketAddr) -> Who {
         Who { address: Some(address), name: None }

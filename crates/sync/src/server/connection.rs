@@ -88,11 +88,15 @@ impl Connection {
         }
         drop(early);
         let mailbox = self.guest.mailbox.clone();
+        let hub = self.guest.hub().clone();
         loop {
             if !self.unsent.is_empty()
                 && let Err(end) = Box::pin(self.drain(options.stall, stop)).await
             {
                 return end;
+            }
+            if !hub.has_room() {
+                Box::pin(hub.room()).await;
             }
             tokio::select! {
                 biased;

@@ -1,0 +1,6 @@
+//! The service as its users meet it: over sockets, over a real Redis, and with parts of it killed.
+
+mod faults;
+mod garbage;
+mod model;
+mod support;
