@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod plan;
+pub mod plane;
 pub mod request;
 pub mod show;
 pub mod timeline;

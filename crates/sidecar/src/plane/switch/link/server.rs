@@ -1,0 +1,166 @@
+//! The bandwidth of a class: packets are serialised one after the other, and wait for each other.
+//!
+//! Since nothing overtakes in it, the moment at which a packet's last bit leaves is known when it arrives. CoDel, which
+//! decides when packets leave, has a queue of its own in [`super::codel`] and uses this for the serialisation only.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use testground_model::shape::{LinkShape, QueueLimit};
+
+use super::delay::Delay;
+
+/// The smallest automatic queue: this many of Ethernet's full frames, so that the first flights of several TCP
+/// connections fit at any rate.
+pub const AUTO_PACKETS: u64 = 64;
+/// The automatic queue holds at least what the bandwidth carries in this time.
+pub const AUTO_TIME: Duration = Duration::from_millis(25);
+
+const FULL_FRAME: u64 = 1514;
+
+/// How fast a class is, and how much may wait.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// Bits per second.
+    pub bits: u64,
+    /// How much may wait.
+    pub limit: Limit,
+}
+
+/// How much may wait, resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Packets that are not wholly serialised.
+    Packets(u32),
+    /// Their bytes.
+    Bytes(u64),
+    /// Nanoseconds until the newest one's turn.
+    Time(u64),
+}
+
+/// The serialisation of one class.
+#[derive(Debug, Clone, Default)]
+pub struct Server {
+    /// When the last bit accepted so far leaves, nanoseconds.
+    free_at: u64,
+    /// What the division left over, in units of 1/rate of a nanosecond: no bit is lost to rounding.
+    rest: u64,
+    rate: u64,
+    /// When each waiting packet has left; kept for a limit in packets only.
+    leaving: VecDeque<u64>,
+}
+
+// === impl Rate ===
+
+impl Rate {
+    /// The rate of a shape, if it has one.
+    pub fn new(shape: &LinkShape) -> Option<Rate> {
+        let bits = shape.bandwidth?;
+        let limit = match shape.queue.limit {
+            QueueLimit::Auto => Limit::Bytes(auto_bytes(bits, &Delay::new(shape))),
+            QueueLimit::Packets(packets) => Limit::Packets(packets),
+            QueueLimit::Bytes(bytes) => Limit::Bytes(bytes),
+            QueueLimit::Time(time) => Limit::Time(time.as_nanos() as u64),
+        };
+        Some(Rate { bits: bits.max(1), limit })
+    }
+}
+
+/// The automatic length of a queue: the largest of the bandwidth times the round trip over two such links, what it
+/// carries in [`AUTO_TIME`], and [`AUTO_PACKETS`] full frames.
+pub fn auto_bytes(bits: u64, delay: &Delay) -> u64 {
+    let time = (2 * delay.usual()).max(AUTO_TIME);
+    let carried = u128::from(bits) * time.as_nanos() / 8_000_000_000;
+    (carried.min(u128::from(u64::MAX)) as u64).max(AUTO_PACKETS * FULL_FRAME)
+}
+
+// === impl Server ===
+
+impl Server {
+    /// When the last bit accepted so far leaves.
+    pub fn free_at(&self) -> u64 {
+        self.free_at
+    }
+
+    /// Accepts a packet of some bytes and returns when its last bit leaves, or `None` when the queue is full. A packet
+    /// that finds nothing waiting is always accepted.
+    pub fn accept(&mut self, rate: &Rate, now: u64, bytes: u32) -> Option<u64> {
+        let wait = self.free_at.saturating_sub(now);
+        let has_room = match rate.limit {
+            Limit::Bytes(limit) => {
+                let waiting = u128::from(wait) * u128::from(rate.bits) / 8_000_000_000;
+                waiting + u128::from(bytes) <= u128::from(limit)
+            }
+            Limit::Time(limit) => wait <= limit,
+            Limit::Packets(limit) => {
+                while self.leaving.front().is_some_and(|left| *left <= now) {
+                    self.leaving.pop_front();
+                }
+                self.leaving.len() < limit as usize
+            }
+        };
+        if wait > 0 && !has_room {
+            return None;
+        }
+        let finish = self.serialise(rate.bits, now, bytes);
+        if matches!(rate.limit, Limit::Packets(_)) {
+            self.leaving.push_back(finish);
+        } else if !self.leaving.is_empty() {
+            self.leaving = VecDeque::new();
+        }
+        Some(finish)
+    }
+
+    /// Serialises a packet behind all others, whatever waits, and returns when its last bit leaves.
+    pub fn serialise(&mut self, bits: u64, now: u64, bytes: u32) -> u64 {
+        if self.free_at < now || self.rate != bits {
+            self.free_at = self.free_at.max(now);
+            (self.rest, self.rate) = (0, bits);
+        }
+        let work = u128::from(bytes) * 8_000_000_000 + u128::from(self.rest);
+        let nanos = work / u128::from(bits);
+        self.rest = (work % u128::from(bits)) as u64;
+        self.free_at = self.free_at.saturating_add(nanos.min(u128::from(u64::MAX)) as u64);
+        self.free_at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_bit_is_lost_to_rounding() {
+        // 1,514 bytes at 3 Gbit/s take 4037.33 ns; a million of them take 4.037333333 s.
+        let mut server = Server::default();
+        let rate = Rate { bits: 3_000_000_000, limit: Limit::Time(u64::MAX) };
+        let last = (0..1_000_000).map(|_| server.accept(&rate, 5, 1514)).last();
+        assert_eq!(last, Some(Some(5 + 4_037_333_333)));
+    }
+
+    #[test]
+    fn an_idle_link_takes_what_it_is_given_and_a_full_one_does_not() {
+        for limit in [Limit::Packets(1), Limit::Bytes(100), Limit::Time(0)] {
+            let mut server = Server::default();
+            let rate = Rate { bits: 8_000, limit };
+            assert_eq!(server.accept(&rate, 0, 1000), Some(1_000_000_000), "{limit:?}");
+            assert_eq!(server.accept(&rate, 1, 10), None, "{limit:?}");
+            assert_eq!(server.accept(&rate, 1_000_000_000, 10), Some(1_010_000_000), "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn the_automatic_queue_never_drops_below_the_product_of_bandwidth_and_delay() {
+        for bits in [1_000, 1_000_000, 1_000_000_000, 100_000_000_000] {
+            for millis in [0, 1, 10, 100, 3_600_000] {
+                let shape = LinkShape { latency: Duration::from_millis(millis), ..LinkShape::default() };
+                let product = u128::from(bits) * u128::from(millis) / 8000;
+                assert!(u128::from(auto_bytes(bits, &Delay::new(&shape))) >= product);
+            }
+        }
+        let fast = LinkShape { latency: Duration::from_millis(50), ..LinkShape::default() };
+        assert_eq!(auto_bytes(1_000_000_000, &Delay::new(&fast)), 12_500_000);
+        assert_eq!(auto_bytes(1_000_000_000, &Delay::new(&LinkShape::default())), 3_125_000);
+        assert_eq!(auto_bytes(1_000_000, &Delay::new(&LinkShape::default())), 96_896);
+    }
+}
