@@ -159,7 +159,7 @@ fn hex(bytes: &[u8]) -> String {
 
 impl Config {
     fn read(build: &Build) -> Result<Config, BuildError> {
-        let settings = Settings::new(NAME, &build.config, &["build", "program", "sources"])?;
+        let settings = Settings::new(NAME, &build.config);
         let Some(program) = settings.texts("program")? else {
             let problem = "it is missing: name the program, or give a list of the program and its arguments";
             return Err(settings.wrong("program", problem));

@@ -281,8 +281,7 @@ impl Go<'_> {
 
 impl Config {
     fn read(build: &Build) -> Result<Config, BuildError> {
-        let known = ["exec_pkg", "fresh_gomod", "modfile", "module_path"];
-        let settings = Settings::new(NAME, &build.config, &known)?;
+        let settings = Settings::new(NAME, &build.config);
         let config = Config {
             package: settings.text("exec_pkg")?.unwrap_or(".").to_owned(),
             module: settings.text("module_path")?.map(str::to_owned),

@@ -1,10 +1,10 @@
-//! A builder's settings, read from the table of a composition with every mistake named.
+//! A builder's settings, read from the table of a composition; a value of a wrong kind is named.
 
 use std::collections::BTreeMap;
 
 use testground_model::run::toml_value::Value;
 
-use super::{BuildError, strsim_percent};
+use super::BuildError;
 
 /// The settings of one build, for a builder that knows some keys.
 pub(super) struct Settings<'a> {
@@ -13,20 +13,10 @@ pub(super) struct Settings<'a> {
 }
 
 impl<'a> Settings<'a> {
-    /// Takes the table when it has no key but `known` ones. `enabled` is passed over: real manifests carry it, and it
-    /// never meant anything.
-    pub(super) fn new(
-        builder: &'static str,
-        table: &'a BTreeMap<String, Value>,
-        known: &[&str],
-    ) -> Result<Settings<'a>, BuildError> {
-        let stranger = table.keys().find(|key| *key != "enabled" && !known.contains(&key.as_str()));
-        let Some(key) = stranger else { return Ok(Settings { builder, table }) };
-        let nearest =
-            known.iter().max_by_key(|k| strsim_percent(k, key)).filter(|k| strsim_percent(k, key) >= 60);
-        let hint = nearest.map(|n| format!(" (did you mean {n}?)")).unwrap_or_default();
-        let problem = format!("there is no such setting{hint}; known are {}", known.join(", "));
-        Err(BuildError::Setting { builder, key: key.clone(), problem })
+    /// The table of a builder. Keys that it doesn't know are no concern here: resolving the composition has named
+    /// those that are mistakes, and the rest are settings of the original that mean nothing to these builders.
+    pub(super) fn new(builder: &'static str, table: &'a BTreeMap<String, Value>) -> Settings<'a> {
+        Settings { builder, table }
     }
 
     /// Text, `None` where it is missing or empty.

@@ -169,8 +169,6 @@ async fn mistakes_are_named_before_anything_is_started() {
     };
     let no_go = check(&wanted("exec:go", &[]), "/nowhere");
     assert!(no_go.contains("needs `go`") && no_go.contains("go.dev"), "{no_go}");
-    let typo = check(&wanted("exec:go", &[("exec_pgk", text("."))]), "/nowhere");
-    assert!(typo.contains("did you mean exec_pkg?"), "{typo}");
     let kind = check(&wanted("exec:go", &[("fresh_gomod", text("yes"))]), "/nowhere");
     assert!(kind.contains("true or false is expected, text is given"), "{kind}");
     let name = check(&wanted("exec:g0", &[]), "");

@@ -1,0 +1,25 @@
+# What people do by hand. The steps of CI are in .ci/run, so that both do the same; `just --list` shows these.
+
+# Runs the first plan.
+quickstart:
+    cargo run --release -- run plans/quickstart
+
+# Every test of every crate.
+test *ARGS:
+    cargo test --workspace {{ARGS}}
+
+# Format, lints, licences and sources, and which crate may use which.
+lint:
+    .ci/run format lints deny
+
+# Each crate by itself, so that the features of one can't hide what another lacks.
+each:
+    .ci/run each
+
+# The real program, seen from outside, as this user.
+blackbox:
+    .ci/run release blackbox_root
+
+# All that a merge needs (installs what the machine lacks, so as root).
+ci:
+    .ci/run
