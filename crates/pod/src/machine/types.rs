@@ -127,16 +127,16 @@ pub enum Event {
     SandboxStopped,
     /// Answer to [`Action::Pull`].
     Pulled(ContainerId),
-    /// Answer to [`Action::Pull`].
-    PullFailed(ContainerId, PullError),
+    /// Answer to [`Action::Pull`], with what the registry said.
+    PullFailed(ContainerId, PullError, Text),
     /// Answer to [`Action::Create`].
     Created(Instance),
-    /// Answer to [`Action::Create`].
-    CreateFailed(Instance, CreateError),
+    /// Answer to [`Action::Create`], with what the runtime said.
+    CreateFailed(Instance, CreateError, Text),
     /// Answer to [`Action::Start`].
     Started(Instance),
-    /// Answer to [`Action::Start`]: the runtime made a record with exit code 128 (`StartError`).
-    StartFailed(Instance),
+    /// Answer to [`Action::Start`], with what the runtime said: it keeps a record with exit code 128 (`StartError`).
+    StartFailed(Instance, Text),
     /// The container ended, by itself or by a signal.
     Exited(Instance, Exit),
     /// The runtime could not stop a container although it is to be taken as stopped soon: nothing behind it gets its
@@ -236,7 +236,9 @@ pub enum Action {
     Report(Box<PodStatus>),
     /// A Kubernetes event.
     Record(Record),
-    /// The pod is over: remove its sandbox, volumes and cgroup. The last action.
+    /// The API has no such pod any more.
+    Gone,
+    /// The pod is over: remove its volumes and its cgroup. Nothing of its containers is left to be done.
     Forget,
 }
 

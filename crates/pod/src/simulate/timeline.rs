@@ -22,6 +22,9 @@ pub struct Timeline {
     /// The last recorded moment.
     #[serde(with = "millis")]
     pub end: Time,
+    /// When the API had no such pod any more. Nothing of its status is recorded after that.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "millis::option")]
+    pub gone: Option<Time>,
     /// Why the recording ended.
     pub ending: Ending,
     /// One for each container, in the order of the spec: `initContainers`, then `containers`.
@@ -282,5 +285,28 @@ mod millis {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         Ok(Duration::from_millis(u64::deserialize(d)?))
+    }
+
+    /// Times that may be missing.
+    pub(super) mod option {
+        use std::time::Duration;
+
+        use serde::{Deserialize, Deserializer, Serializer};
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            time: &Option<Duration>,
+            s: S,
+        ) -> Result<S::Ok, S::Error> {
+            match time {
+                Some(time) => super::serialize(time, s),
+                None => s.serialize_none(),
+            }
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            d: D,
+        ) -> Result<Option<Duration>, D::Error> {
+            Ok(Option::<u64>::deserialize(d)?.map(Duration::from_millis))
+        }
     }
 }
