@@ -1,7 +1,9 @@
 //! One run, from a resolved composition to its outcome: builders, the lab, runners and reports.
 
 pub mod build;
+pub mod collect;
 pub mod home;
 pub mod lab;
 pub mod report;
+pub mod run;
 pub mod verdict;
