@@ -1,5 +1,6 @@
 //! The proof of the declared shapes, before the instances are let go.
 
+mod measure;
 mod schedule;
 mod verdict;
 

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use testground_model::shape::{Chance, Discipline, Distribution, Filter, LinkShape, Loss, QueueLimit};
 
+pub use view::{ClassRow, Count, InterfaceRow, LatenessRow, LinkRow, View};
+
+mod view;
+
 /// A shape in words, such as `latency 50ms ±5ms, loss 1%`; `no effect` where there is none.
 pub fn describe(shape: &LinkShape) -> String {
     match shape.filter {

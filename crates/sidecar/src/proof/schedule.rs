@@ -54,7 +54,7 @@ pub(super) struct Probe {
 }
 
 /// What a packet is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     /// To make the kernel find the way; not counted.
     Warm,
@@ -132,7 +132,8 @@ impl Round {
         let mut bursts_from = WARM_UP + STREAM;
         let mut bursts_at_once = 0;
         for (index, trial) in (0u16..).zip(&trials) {
-            let mut send = |at, seq, kind, payload| probes.push(Probe { at, trial: index, seq, kind, payload });
+            let mut send =
+                |at, seq, kind, payload| probes.push(Probe { at, trial: index, seq, kind, payload });
             send(Duration::ZERO, 0, Kind::Warm, SINGLE);
             // Trials take turns, so that they don't all send at the same moment.
             let turn = trial.gap * u32::from(index) / trials.len() as u32;
@@ -307,14 +308,18 @@ mod tests {
             let shape = narrow(bandwidth);
             let burst = Burst::new(bandwidth, &shape).unwrap();
             let takes = serial(&shape, burst.payload) * burst.packets;
-            assert!(takes >= Duration::from_millis(9) && takes < Duration::from_millis(60), "{bandwidth}: {takes:?}");
+            assert!(
+                takes >= Duration::from_millis(9) && takes < Duration::from_millis(60),
+                "{bandwidth}: {takes:?}"
+            );
             assert!(burst.gap < serial(&shape, burst.payload));
         }
     }
 
     #[test]
     fn what_takes_too_long_is_said() {
-        let (rounds_, unproved) = rounds(&[declared(late(3_000)), declared(narrow(1_000)), declared(late(1))]);
+        let (rounds_, unproved) =
+            rounds(&[declared(late(3_000)), declared(narrow(1_000)), declared(late(1))]);
         assert_eq!(rounds_[0].trials.len(), 2);
         assert!(unproved[0].contains("a -> b is too slow to prove"), "{unproved:?}");
         assert!(unproved[1].contains("rate of a -> b is not proved"), "{unproved:?}");

@@ -103,7 +103,11 @@ fn loss_off(asked: &LinkShape, sent: u32, arrived: u32) -> Option<String> {
     let (low, high) = loss_range(asked, sent)?;
     let fits = (low..=high).contains(&f64::from(lost));
     (!fits).then(|| {
-        format!("{lost} of {sent} packets were lost where {:.0} to {:.0} are to be expected", low.ceil(), high)
+        format!(
+            "{lost} of {sent} packets were lost where {:.0} to {:.0} are to be expected",
+            low.ceil(),
+            high
+        )
     })
 }
 
