@@ -6,11 +6,14 @@
 pub mod caps;
 pub mod fdpass;
 pub mod mount;
+mod netlink;
 pub mod netns;
 pub mod packet_socket;
 pub mod poll;
 pub mod process;
+pub mod route;
 pub mod tap;
+pub mod udp;
 pub mod vmstat;
 
 pub use rustix::io::Errno;

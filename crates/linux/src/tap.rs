@@ -58,6 +58,7 @@ pub struct Offloads {
 pub struct Tap {
     fd: OwnedFd,
     name: String,
+    index: u32,
     offloads: Offloads,
     header_len: usize,
 }
@@ -102,7 +103,7 @@ pub enum TapError {
         source: Errno,
     },
     /// The device was made, but one of its settings was refused.
-    #[error("failed to set {setting} of TAP {name:?}")]
+    #[error("failed to set or read {setting} of TAP {name:?}")]
     Setting {
         /// The name.
         name: String,
@@ -130,7 +131,8 @@ impl Tap {
         ioctl(&fd, libc::TUNSETIFF, (&raw mut request) as libc::c_ulong)
             .map_err(|source| TapError::Create { name: name.to_owned(), source })?;
 
-        let mut tap = Self { fd, name: name.to_owned(), offloads: Offloads::default(), header_len: 0 };
+        let mut tap =
+            Self { fd, name: name.to_owned(), index: 0, offloads: Offloads::default(), header_len: 0 };
         if options.persist {
             tap.set("persistence", libc::TUNSETPERSIST, 1)?;
         }
@@ -144,8 +146,11 @@ impl Tap {
             // A device that another process used before keeps what that one had set.
             let _ = ioctl(&tap.fd, libc::TUNSETOFFLOAD, 0);
         }
+        let socket = any_socket().map_err(|source| tap.refused("index", source))?;
+        tap.index = rustix::net::netdevice::name_to_index(&socket, name)
+            .map_err(|source| tap.refused("index", source))?;
         if let Some(length) = options.txqueuelen {
-            tap.set_queue_length(length)?;
+            tap.set_queue_length(&socket, length)?;
         }
         Ok(tap)
     }
@@ -153,6 +158,11 @@ impl Tap {
     /// The interface's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The interface's index in its network namespace.
+    pub fn index(&self) -> u32 {
+        self.index
     }
 
     /// What may be written to it unfinished.
@@ -179,11 +189,7 @@ impl Tap {
     }
 
     fn set(&self, setting: &'static str, request: libc::Ioctl, value: libc::c_ulong) -> Result<(), TapError> {
-        ioctl(&self.fd, request, value).map_err(|source| TapError::Setting {
-            name: self.name.clone(),
-            setting,
-            source,
-        })
+        ioctl(&self.fd, request, value).map_err(|source| self.refused(setting, source))
     }
 
     /// Turns on as much as the kernel knows. USO is of both address families or of none (`EINVAL` otherwise).
@@ -210,23 +216,15 @@ impl Tap {
         }
     }
 
-    fn set_queue_length(&self, length: u32) -> Result<(), TapError> {
-        let refused = |source| TapError::Setting {
-            name: self.name.clone(),
-            setting: "the transmit queue's length",
-            source,
-        };
-        let socket = rustix::net::socket_with(
-            rustix::net::AddressFamily::UNIX,
-            rustix::net::SocketType::DGRAM,
-            rustix::net::SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(refused)?;
+    fn set_queue_length(&self, socket: &OwnedFd, length: u32) -> Result<(), TapError> {
         let mut request = interface_request(&self.name)?;
         request.ifr_ifru.ifru_metric = i32::try_from(length).unwrap_or(i32::MAX);
-        ioctl(&socket, libc::SIOCSIFTXQLEN as libc::Ioctl, (&raw mut request) as libc::c_ulong)
-            .map_err(refused)
+        ioctl(socket, libc::SIOCSIFTXQLEN as libc::Ioctl, (&raw mut request) as libc::c_ulong)
+            .map_err(|source| self.refused("the transmit queue's length", source))
+    }
+
+    fn refused(&self, setting: &'static str, source: Errno) -> TapError {
+        TapError::Setting { name: self.name.clone(), setting, source }
     }
 }
 
@@ -248,6 +246,12 @@ pub fn open_device() -> Result<OwnedFd, TapError> {
             source => TapError::Device { source },
         },
     )
+}
+
+/// A socket of the calling thread's network namespace, to ask about interfaces.
+fn any_socket() -> Result<OwnedFd, Errno> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
 }
 
 fn create_hint(errno: Errno) -> &'static str {

@@ -1,0 +1,512 @@
+//! One conversation with the kernel over a netlink socket: requests with their answers, and dumps (netlink(7)).
+//!
+//! Messages come as bytes and go as bytes; what they mean belongs to `route` and `tc`. Nothing waits for ever, and an
+//! answer that may be incomplete is an error or asked for again, never returned.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE,
+    NLMSG_ERROR, NLMSG_OVERRUN,
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::io::Errno;
+use rustix::net::sockopt::Timeout;
+
+use crate::netns::NetnsError;
+
+/// Why the kernel was not reached, or what it refused.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// No socket.
+    #[error("failed to open a netlink socket")]
+    Open {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The namespace to open it in could not be entered.
+    #[error("failed to open a netlink socket in another network namespace")]
+    Netns(#[from] NetnsError),
+    /// The kernel took no request, or its answer could not be read.
+    #[error("failed to {what}: the netlink socket broke")]
+    Socket {
+        /// What was attempted.
+        what: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel said no.
+    #[error("failed to {what}{}", detail(.message))]
+    Refused {
+        /// What was attempted.
+        what: String,
+        /// The reason in the kernel's words, where it gave one.
+        message: Option<String>,
+        /// The error number.
+        source: Errno,
+    },
+    /// What was listed kept changing while it was listed.
+    #[error("failed to {what}: it changed {attempts} times while it was read")]
+    Interrupted {
+        /// What was attempted.
+        what: String,
+        /// How often it was tried.
+        attempts: usize,
+    },
+    /// Answers were lost because the socket's buffer was full; what was done is not known.
+    #[error("failed to {what}: the kernel dropped answers (ENOBUFS)")]
+    Overrun {
+        /// What was attempted.
+        what: String,
+    },
+    /// No answer came.
+    #[error("failed to {what}: the kernel gave no answer in {seconds} s")]
+    TimedOut {
+        /// What was attempted.
+        what: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The answer is not of the expected form.
+    #[error("failed to {what}: the kernel's answer is malformed: {reason}")]
+    Malformed {
+        /// What was attempted.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl NetlinkError {
+    /// The kernel's error number, where it refused.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { source, .. } => Some(*source),
+            _ => None,
+        }
+    }
+}
+
+fn detail(message: &Option<String>) -> String {
+    message.as_ref().map_or_else(String::new, |message| format!(": {message}"))
+}
+
+/// One request: what it is in words, and its message without the netlink header.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) what: String,
+    pub(crate) kind: u16,
+    /// Beyond `NLM_F_REQUEST` and `NLM_F_ACK`.
+    pub(crate) flags: u16,
+    pub(crate) body: Vec<u8>,
+}
+
+/// The messages of a dump: kind and body of each.
+pub(crate) type Dump = Vec<(u16, Vec<u8>)>;
+
+/// A netlink socket of the route family, blocking with a limit of time.
+#[derive(Debug)]
+pub(crate) struct Netlink {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// How long an answer is waited for. The kernel answers in the call itself, so this only bounds what is broken.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a dump is tried that others change meanwhile.
+const ATTEMPTS: usize = 16;
+/// Requests in one message: their answers must fit into the socket's buffer.
+const BATCH: usize = 64;
+/// The kernel sends dumps in pieces of at most 32 KiB when it is given that much room.
+const ROOM: usize = 128 << 10;
+/// The receive buffer that is asked for, in bytes.
+const RECEIVE_BUFFER: usize = 1 << 20;
+const HEADER: usize = 16;
+
+impl Netlink {
+    pub(crate) fn open() -> Result<Self, NetlinkError> {
+        let open = |source| NetlinkError::Open { source };
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(open)?;
+        socket.bind_auto().map_err(open)?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(open)?;
+        // Each is a convenience that old kernels lack: reasons in words, short answers, dumps filtered by the kernel.
+        let _ = socket.set_ext_ack(true);
+        let _ = socket.set_cap_ack(true);
+        let _ = socket.set_netlink_get_strict_chk(true);
+        if rustix::net::sockopt::set_socket_recv_buffer_size_force(socket.as_fd(), RECEIVE_BUFFER).is_err() {
+            let _ = rustix::net::sockopt::set_socket_recv_buffer_size(socket.as_fd(), RECEIVE_BUFFER);
+        }
+        rustix::net::sockopt::set_socket_timeout(socket.as_fd(), Timeout::Recv, Some(PATIENCE))
+            .map_err(|errno| open(errno.into()))?;
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(ROOM) })
+    }
+
+    /// Makes each request, many of them in one system call. The kernel goes on after one that fails; the results are in
+    /// their order.
+    pub(crate) fn execute(&mut self, requests: &[Request]) -> Vec<Result<(), NetlinkError>> {
+        let mut results = Vec::with_capacity(requests.len());
+        for batch in requests.chunks(BATCH) {
+            results.extend(self.execute_batch(batch));
+        }
+        results
+    }
+
+    /// Makes the requests in order until one fails; those behind it in the same system call are made nevertheless, so
+    /// only requests that are harmless then belong into one call.
+    pub(crate) fn execute_all(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
+        for batch in requests.chunks(BATCH) {
+            for result in self.execute_batch(batch) {
+                result?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes one request that is answered by one message, and returns its body.
+    pub(crate) fn query(&mut self, request: &Request) -> Result<Vec<u8>, NetlinkError> {
+        let what = || request.what.clone();
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = Vec::new();
+        frame(&mut message, request, request.flags, self.sequence);
+        self.send(&message).map_err(|source| NetlinkError::Socket { what: what(), source })?;
+        loop {
+            if let Err(trouble) = self.receive() {
+                let _ = self.drain();
+                return Err(trouble.error(what()));
+            }
+            for parsed in Messages::new(&self.buffer) {
+                let parsed = parsed.map_err(|reason| NetlinkError::Malformed { what: what(), reason })?;
+                if parsed.sequence != self.sequence {
+                    continue;
+                }
+                if parsed.kind == NLMSG_ERROR {
+                    parsed.acknowledgement(&request.what)?;
+                    let reason = "an acknowledgement without an answer".to_owned();
+                    return Err(NetlinkError::Malformed { what: what(), reason });
+                }
+                return Ok(parsed.body.to_vec());
+            }
+        }
+    }
+
+    /// All messages of a dump: kind and body of each.
+    pub(crate) fn dump(&mut self, request: &Request) -> Result<Dump, NetlinkError> {
+        for _ in 0..ATTEMPTS {
+            match self.try_dump(request) {
+                Ok(Some(messages)) => return Ok(messages),
+                Ok(None) => continue,
+                Err(NetlinkError::Overrun { .. }) => self.drain()?,
+                Err(error) if error.errno() == Some(Errno::BUSY) => continue,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(NetlinkError::Interrupted { what: request.what.clone(), attempts: ATTEMPTS })
+    }
+
+    fn execute_batch(&mut self, batch: &[Request]) -> Vec<Result<(), NetlinkError>> {
+        let first = self.sequence.wrapping_add(1);
+        let mut message = Vec::new();
+        for request in batch {
+            self.sequence = self.sequence.wrapping_add(1);
+            frame(&mut message, request, NLM_F_ACK | request.flags, self.sequence);
+        }
+        let mut results: Vec<Option<Result<(), NetlinkError>>> = batch.iter().map(|_| None).collect();
+        let mut missing = batch.len();
+        let lost = |error: &dyn Fn(String) -> NetlinkError,
+                    results: Vec<Option<Result<(), NetlinkError>>>| {
+            let results = results.into_iter().zip(batch);
+            results
+                .map(|(result, request)| result.unwrap_or_else(|| Err(error(request.what.clone()))))
+                .collect()
+        };
+        if let Err(source) = self.send(&message) {
+            let kind = source.raw_os_error();
+            return lost(
+                &|what| NetlinkError::Socket {
+                    what,
+                    source: kind.map_or_else(|| io::Error::from(source.kind()), io::Error::from_raw_os_error),
+                },
+                results,
+            );
+        }
+        while missing > 0 {
+            if let Err(trouble) = self.receive() {
+                let _ = self.drain();
+                return lost(&|what| trouble.error(what), results);
+            }
+            for parsed in Messages::new(&self.buffer) {
+                let Ok(parsed) = parsed else { break };
+                let at = parsed.sequence.wrapping_sub(first) as usize;
+                if parsed.kind != NLMSG_ERROR || at >= batch.len() || results[at].is_some() {
+                    continue;
+                }
+                results[at] = Some(parsed.acknowledgement(&batch[at].what));
+                missing -= 1;
+            }
+        }
+        lost(&|what| NetlinkError::TimedOut { what, seconds: 0 }, results)
+    }
+
+    /// None: it changed meanwhile.
+    fn try_dump(&mut self, request: &Request) -> Result<Option<Dump>, NetlinkError> {
+        let what = || request.what.clone();
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = Vec::new();
+        frame(&mut message, request, NLM_F_DUMP | request.flags, self.sequence);
+        self.send(&message).map_err(|source| NetlinkError::Socket { what: what(), source })?;
+        let (mut found, mut whole) = (Vec::new(), true);
+        loop {
+            if let Err(trouble) = self.receive() {
+                let overrun = matches!(trouble, Trouble::Overrun);
+                if !overrun {
+                    self.drain()?;
+                }
+                return Err(trouble.error(what()));
+            }
+            for parsed in Messages::new(&self.buffer) {
+                let parsed = parsed.map_err(|reason| NetlinkError::Malformed { what: what(), reason })?;
+                if parsed.sequence != self.sequence {
+                    continue;
+                }
+                whole &= parsed.flags & NLM_F_DUMP_INTR == 0;
+                match parsed.kind {
+                    NLMSG_DONE => {
+                        parsed.acknowledgement(&request.what)?;
+                        return Ok(whole.then_some(found));
+                    }
+                    NLMSG_ERROR => {
+                        parsed.acknowledgement(&request.what)?;
+                        return Ok(whole.then_some(found));
+                    }
+                    NLMSG_OVERRUN => return Err(NetlinkError::Overrun { what: what() }),
+                    kind => found.push((kind, parsed.body.to_vec())),
+                }
+            }
+        }
+    }
+
+    fn send(&self, message: &[u8]) -> io::Result<()> {
+        loop {
+            match self.socket.send(message, 0) {
+                Ok(sent) if sent == message.len() => return Ok(()),
+                Ok(_) => return Err(io::Error::from(io::ErrorKind::WriteZero)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<(), Trouble> {
+        loop {
+            self.buffer.clear();
+            return match self.socket.recv(&mut self.buffer, libc::MSG_TRUNC) {
+                Ok(length) if length > self.buffer.len() => Err(Trouble::Truncated(length)),
+                Ok(_) => Ok(()),
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::INTR) => continue,
+                    Some(Errno::NOBUFS) => Err(Trouble::Overrun),
+                    Some(Errno::AGAIN) => Err(Trouble::TimedOut),
+                    _ => Err(Trouble::Socket(error)),
+                },
+            };
+        }
+    }
+
+    /// Throws away what is still queued after an answer was lost. A later one is told by its sequence number.
+    fn drain(&mut self) -> Result<(), NetlinkError> {
+        let _ = self.socket.set_non_blocking(true);
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, libc::MSG_TRUNC) {
+                Ok(_) => continue,
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => break,
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::INTR) => continue,
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => continue,
+                Err(source) => return Err(NetlinkError::Open { source }),
+            }
+        }
+        self.socket.set_non_blocking(false).map_err(|source| NetlinkError::Open { source })
+    }
+}
+
+/// Why nothing could be read.
+#[derive(Debug)]
+enum Trouble {
+    Truncated(usize),
+    Overrun,
+    TimedOut,
+    Socket(io::Error),
+}
+
+impl Trouble {
+    fn error(&self, what: String) -> NetlinkError {
+        match self {
+            Self::Truncated(length) => NetlinkError::Malformed {
+                what,
+                reason: format!("a message of {length} bytes, more than there is room for ({ROOM})"),
+            },
+            Self::Overrun => NetlinkError::Overrun { what },
+            Self::TimedOut => NetlinkError::TimedOut { what, seconds: PATIENCE.as_secs() },
+            Self::Socket(error) => NetlinkError::Socket {
+                what,
+                source: error
+                    .raw_os_error()
+                    .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error),
+            },
+        }
+    }
+}
+
+/// Appends one framed message, padded to four bytes.
+fn frame(to: &mut Vec<u8>, request: &Request, flags: u16, sequence: u32) {
+    let length = HEADER + request.body.len();
+    to.extend((length as u32).to_ne_bytes());
+    to.extend(request.kind.to_ne_bytes());
+    to.extend((NLM_F_REQUEST | flags).to_ne_bytes());
+    to.extend(sequence.to_ne_bytes());
+    to.extend([0; 4]);
+    to.extend(&request.body);
+    to.resize(to.len().next_multiple_of(4), 0);
+}
+
+/// The messages that one datagram holds.
+struct Messages<'a>(&'a [u8]);
+
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    body: &'a [u8],
+}
+
+impl<'a> Messages<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<Message<'a>, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let length = u32_at(self.0, 0).map_or(0, |length| length as usize);
+        if length < HEADER || length > self.0.len() {
+            let rest = self.0.len();
+            self.0 = &[];
+            return Some(Err(format!("a message that claims {length} bytes where {rest} are left")));
+        }
+        let (message, rest) = self.0.split_at(length.next_multiple_of(4).min(self.0.len()));
+        self.0 = rest;
+        Some(Ok(Message {
+            kind: u16::from_ne_bytes([message[4], message[5]]),
+            flags: u16::from_ne_bytes([message[6], message[7]]),
+            sequence: u32_at(message, 8).unwrap_or_default(),
+            body: &message[HEADER..length],
+        }))
+    }
+}
+
+impl Message<'_> {
+    /// What an `NLMSG_ERROR` or `NLMSG_DONE` says: nothing wrong, or an error number with words.
+    fn acknowledgement(&self, what: &str) -> Result<(), NetlinkError> {
+        let code = match (u32_at(self.body, 0), self.kind) {
+            (Some(code), _) => code as i32,
+            (None, NLMSG_DONE) => 0,
+            (None, _) => {
+                return Err(NetlinkError::Malformed {
+                    what: what.to_owned(),
+                    reason: "an acknowledgement without a code".to_owned(),
+                });
+            }
+        };
+        if code == 0 {
+            return Ok(());
+        }
+        Err(NetlinkError::Refused {
+            what: what.to_owned(),
+            message: self.words(),
+            source: Errno::from_raw_os_error(code.wrapping_neg()),
+        })
+    }
+
+    /// The kernel's words (`NLMSGERR_ATTR_MSG`), which stand behind the request that it quotes, or behind its header only.
+    fn words(&self) -> Option<String> {
+        if self.flags & NLM_F_ACK_TLVS == 0 {
+            return None;
+        }
+        let quoted = match self.kind {
+            NLMSG_DONE => 0,
+            _ if self.flags & NLM_F_CAPPED != 0 => HEADER,
+            _ => u32_at(self.body, 4)? as usize,
+        };
+        let mut rest = self.body.get(4 + quoted.next_multiple_of(4)..)?;
+        while rest.len() >= 4 {
+            let length = u16::from_ne_bytes([rest[0], rest[1]]) as usize;
+            let kind = u16::from_ne_bytes([rest[2], rest[3]]);
+            let value = rest.get(4..length)?;
+            if kind == 1 {
+                let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
+                return Some(String::from_utf8_lossy(text).into_owned());
+            }
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        None
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4).map(|word| u32::from_ne_bytes(word.try_into().expect("four bytes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let request = Request { what: String::new(), kind, flags: 0, body: body.to_vec() };
+        frame(&mut bytes, &request, flags, sequence);
+        bytes
+    }
+
+    #[test]
+    fn messages_come_apart_at_their_lengths() {
+        let mut bytes = message(20, 2, 7, &[1, 2, 3]);
+        bytes.extend(message(NLMSG_DONE, 2, 7, &0i32.to_ne_bytes()));
+        let found: Vec<_> = Messages::new(&bytes).map(Result::unwrap).collect();
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].kind, found[0].sequence, found[0].body), (20, 7, &[1u8, 2, 3][..]));
+        assert!(found[1].acknowledgement("x").is_ok());
+    }
+
+    #[test]
+    fn a_length_past_the_end_is_an_error_and_ends_it() {
+        let mut bytes = message(20, 0, 1, &[0; 8]);
+        bytes[0] = 200;
+        let mut messages = Messages::new(&bytes);
+        assert!(messages.next().unwrap().is_err());
+        assert!(messages.next().is_none());
+        for length in 0..bytes.len() {
+            assert!(Messages::new(&bytes[..length]).all(|message| message.is_err()));
+        }
+    }
+
+    #[test]
+    fn a_refusal_has_its_number_and_its_words() {
+        let mut body = (-17i32).to_ne_bytes().to_vec();
+        body.extend([0; HEADER]);
+        body.extend([10, 0, 1, 0]);
+        body.extend(b"taken\0\0\0");
+        let bytes = message(NLMSG_ERROR, NLM_F_CAPPED | NLM_F_ACK_TLVS, 1, &body);
+        let parsed = Messages::new(&bytes).next().unwrap().unwrap();
+        let error = parsed.acknowledgement("add a thing").unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::EXIST));
+        assert_eq!(error.to_string(), "failed to add a thing: taken");
+    }
+}
