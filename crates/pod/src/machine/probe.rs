@@ -211,6 +211,7 @@ impl Machine {
             State::Running { since } => Some(since),
             _ => None,
         };
+        let ended = api.state.terminated().is_some();
         let kind = self.containers[index].probers[at].kind;
         if self.containers[index].probers[at].about.is_none_or(|(about, _)| about != attempt) {
             let known = self.containers[index].probers[at].meet(attempt);
@@ -221,7 +222,9 @@ impl Machine {
             return;
         }
         let Some(since) = since else {
-            prober.about = Some((attempt, Verdict::Failure));
+            if ended {
+                prober.about = Some((attempt, Verdict::Failure));
+            }
             return;
         };
         if prober.stopped || started == (kind == ProbeKind::Startup) {

@@ -168,9 +168,11 @@ impl Recorder {
     /// The status and all that follows from it, after each step.
     pub(super) fn look(&mut self, now: Time, machine: &Machine) {
         self.pod_stop(now, machine);
-        if machine.is_gone() {
-            self.timeline.gone.get_or_insert(now);
+        if self.timeline.gone.is_some() {
             return;
+        }
+        if machine.is_gone() {
+            self.timeline.gone = Some(now);
         }
         if self.status.as_ref() == Some(machine.status()) {
             return;
