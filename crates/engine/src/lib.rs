@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod collect;
+pub mod healthcheck;
 pub mod home;
 pub mod lab;
 pub mod report;

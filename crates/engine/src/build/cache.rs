@@ -118,6 +118,18 @@ impl Held<'_> {
     }
 }
 
+/// Directories that killed builds left: those whose key nobody holds.
+pub(super) fn leftovers(work: &Path) -> Vec<PathBuf> {
+    let builds = work.join("builds");
+    let abandoned = |name: &str| {
+        let key = name.strip_prefix('.').and_then(|rest| rest.split_once('-')).map(|(key, _)| key);
+        key.is_some_and(|key| matches!(try_lock(&builds.join(format!("{key}.lock"))), Ok(Some(_))))
+    };
+    let entries = fs::read_dir(&builds).into_iter().flatten().flatten();
+    let dirs = entries.filter(|e| e.path().is_dir() && e.file_name().to_str().is_some_and(abandoned));
+    dirs.map(|e| e.path()).collect()
+}
+
 /// Removes artifacts that nobody used for long. What can't be removed stays, and costs only room.
 fn prune(builds: &Path, now: SystemTime) {
     for found in fs::read_dir(builds).into_iter().flatten().flatten() {
@@ -166,8 +178,11 @@ mod tests {
             let half = held.scratch().unwrap();
             program(half.path());
             assert_eq!(slot.artifact(), None);
+            assert!(leftovers(t.path()).is_empty(), "it is being built");
             // As if the client had been killed: nobody removes the directory.
-            let _ = half.keep();
+            let half = half.keep();
+            drop(held);
+            assert_eq!(leftovers(t.path()), [half]);
         }
         let held = slot.hold().await.unwrap();
         let scratch = held.scratch().unwrap();

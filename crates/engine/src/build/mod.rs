@@ -22,7 +22,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 pub use self::source::SourceError;
+pub use self::tool::find as find_tool;
 
+use crate::healthcheck::Sweeper;
 use crate::home::Home;
 
 /// The builders that exist.
@@ -229,6 +231,18 @@ pub async fn build(build: &Build, site: &Site) -> Result<Built, BuildError> {
         "exec:go" => go::build(build, site).await,
         "exec:generic" => generic::build(build, site).await,
         other => Err(unknown(other)),
+    }
+}
+
+/// What killed builds leave in a home: half-written directories, which the next build of the same sources removes too.
+pub fn sweeper(home: &Path) -> Sweeper {
+    let work = home.join("data/work");
+    Sweeper {
+        name: "builds",
+        find: Box::new(move || {
+            Ok(cache::leftovers(&work).iter().map(|dir| dir.display().to_string()).collect())
+        }),
+        remove: Box::new(|dir| std::fs::remove_dir_all(dir).map_err(|e| e.to_string())),
     }
 }
 

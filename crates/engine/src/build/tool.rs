@@ -146,7 +146,7 @@ impl Drop for Group {
 }
 
 /// Looks a tool up in a list of directories in the form of `PATH`.
-pub(super) fn find(tool: &str, path: &OsStr) -> Option<PathBuf> {
+pub fn find(tool: &str, path: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(path)
         .map(|dir| dir.join(tool))
         .find(|file| file.is_file() && rustix::fs::access(file, Access::EXEC_OK).is_ok())
