@@ -18,6 +18,7 @@ pub mod run;
 pub mod shape;
 pub mod single;
 pub mod topology;
+pub mod trace;
 pub mod units;
 
 pub use reader::At;

@@ -16,14 +16,18 @@ pub struct Matrix {
 /// The longest round trip.
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(7200);
 
+/// The built-in tables. Sources and licences stand in the files, beside the figures.
+const BUILT_IN: [(&str, &str); 1] = [("azure", include_str!("../data/azure.csv"))];
+
 /// The names of the built-in tables.
 pub fn built_in_names() -> impl Iterator<Item = &'static str> {
-    [].into_iter()
+    BUILT_IN.iter().map(|(name, _)| *name)
 }
 
 /// The built-in table of that name.
-pub fn built_in(_name: &str) -> Option<Matrix> {
-    None
+pub fn built_in(name: &str) -> Option<Matrix> {
+    let (name, text) = BUILT_IN.iter().find(|(known, _)| *known == name)?;
+    Matrix::parse(name, text).ok()
 }
 
 // === impl Matrix ===
@@ -197,6 +201,26 @@ mod tests {
         assert_eq!(matrix.round_trip("eu", "eu"), None);
         assert_eq!(matrix.round_trip("us", "us"), Some(Duration::from_millis(1)));
         assert_eq!(matrix.round_trip("us", "asia"), None);
+    }
+
+    #[test]
+    fn the_built_in_tables_are_whole_and_of_this_planet() {
+        for name in built_in_names() {
+            let matrix = built_in(name).unwrap_or_else(|| panic!("{name} can't be read"));
+            assert!(matrix.names().count() >= 20);
+            for from in matrix.names() {
+                for to in matrix.names().filter(|to| *to != from) {
+                    let there = matrix.round_trip(from, to).unwrap().as_secs_f64();
+                    let back = matrix.round_trip(to, from).unwrap().as_secs_f64();
+                    assert!((0.001..0.4).contains(&there), "{from} to {to}: {there}");
+                    assert!((there - back).abs() < 0.06, "{from} to {to}: {there} and {back}");
+                }
+            }
+        }
+        assert_eq!(
+            built_in("azure").unwrap().round_trip("eastus", "westeurope"),
+            Some(Duration::from_millis(89))
+        );
     }
 
     #[test]

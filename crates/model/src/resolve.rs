@@ -18,6 +18,7 @@ mod counts;
 mod network;
 mod params;
 mod regions;
+mod scope;
 mod settings;
 mod timeline;
 

@@ -211,7 +211,7 @@ impl Flags {
     fn params(&mut self) -> BTreeMap<String, At<String>> {
         let mut params = BTreeMap::new();
         for (name, value) in self.pairs("test-param") {
-            let found = check_param(&value.place, &name, &value.value);
+            let found = check_param([&value.place; 2], &name, &value.value);
             if !found.iter().any(|d| d.severity == Severity::Error) {
                 params.insert(name, value);
             }

@@ -177,7 +177,7 @@ fn read_parts(t: &TableReader<'_>, mistakes: &Mistakes, with_artifact: bool) -> 
 fn read_params(t: &TableReader<'_>, key: &'static str, mistakes: &Mistakes) -> BTreeMap<String, At<String>> {
     let read = |(name, item): (At<String>, Item<'_>)| {
         let value = param_text(&item)?;
-        let fits = check_param(&name.place, &name.value, &value);
+        let fits = check_param([&name.place, item.place()], &name.value, &value);
         let broken = fits.iter().any(|d| d.severity == crate::diagnostic::Severity::Error);
         fits.into_iter().for_each(|d| mistakes.push(d));
         (!broken).then(|| (name.value, item.at(value)))
@@ -197,11 +197,11 @@ fn param_text(item: &Item<'_>) -> Option<String> {
     Some(value)
 }
 
-/// What is wrong with a parameter on its way to an instance.
-pub(crate) fn check_param(at: &Place, name: &str, value: &str) -> Vec<Diagnostic> {
+/// What is wrong with a parameter on its way to an instance; the places are those of its name and of its value.
+pub(crate) fn check_param([key, at]: [&Place; 2], name: &str, value: &str) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     if name.contains(['|', '=', '\0']) || name.is_empty() {
-        found.push(at.error(format!(
+        found.push(key.error(format!(
             "{name:?} can't be the name of a parameter: it must not be empty or hold `|`, `=` or NUL (no SDK can read it)"
         )));
     }

@@ -125,7 +125,8 @@ impl Resolver<'_> {
 
     /// Whether every network has an address for every instance.
     pub(super) fn check_room(&self, networks: &[Network], instances: u32) {
-        for network in networks {
+        // A subnet that is too small for anybody is a mistake of its own.
+        for network in networks.iter().filter(|n| n.subnet.prefix_len() <= 30) {
             // The network's own address, the gateway's and the broadcast address are given to nobody.
             let room = (1u64 << (32 - network.subnet.prefix_len())).saturating_sub(3);
             let room6 = network.subnet6.map_or(u64::MAX, |net| {

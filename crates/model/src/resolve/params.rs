@@ -25,7 +25,7 @@ impl Resolver<'_> {
                     continue;
                 }
                 let value = parameter.value.effective_default();
-                for mistake in check_param(&parameter.place, name, value) {
+                for mistake in check_param([&parameter.place; 2], name, value) {
                     self.error(mistake);
                 }
                 params.insert(name.clone(), value.to_owned());
