@@ -7,8 +7,11 @@ use k8s_openapi::api::{
 
 use super::decode::fields_of;
 
-/// A hint for a field of a pod that stands in another struct (`owner`, by its name in Go).
+/// A hint for a field of a pod that stands in another struct of a pod (`owner`, by its name in Go).
 pub(super) fn of_field(field: &str, owner: &str) -> Option<String> {
+    if !OWNERS.contains(&owner) {
+        return None;
+    }
     let homes = [
         ("PodSpec", "the pod's spec", fields_of::<PodSpec>()),
         ("Container", "a container", fields_of::<Container>()),
@@ -22,3 +25,23 @@ pub(super) fn of_field(field: &str, owner: &str) -> Option<String> {
         None => format!("`{field}` is a field of {first}"),
     })
 }
+
+/// The structs in which fields of a pod are looked for by mistake.
+const OWNERS: [&str; 16] = [
+    "Container",
+    "ContainerPort",
+    "CronJobSpec",
+    "DaemonSetSpec",
+    "DeploymentSpec",
+    "Job",
+    "JobSpec",
+    "Lifecycle",
+    "ObjectMeta",
+    "Pod",
+    "PodSpec",
+    "PodTemplateSpec",
+    "Probe",
+    "ResourceRequirements",
+    "SecurityContext",
+    "StatefulSetSpec",
+];
