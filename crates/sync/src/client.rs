@@ -5,6 +5,7 @@
 //! of this (the original) a request whose answer was lost counts twice, and nothing else is different.
 
 mod address;
+mod gc;
 mod link;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::engine::Explanation;
 
 pub use address::{Address, BadAddress, DEFAULT_PORT};
+pub use gc::collect;
 use link::{Ask, Command};
 
 /// A connection to a service. Cheap to clone; the connection ends with the last clone.

@@ -1,5 +1,6 @@
 //! The service from within its own process: what connections can do, without one.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ pub struct SyncHandle {
 #[derive(Debug)]
 pub struct Subscription {
     guest: Guest,
-    ready: std::collections::VecDeque<Item>,
+    ready: VecDeque<Item>,
 }
 
 /// An item of a topic.
@@ -69,11 +70,7 @@ impl SyncHandle {
     /// # Errors
     /// A limit, or the store failed.
     pub async fn signal(&self, who: &str, state: &str) -> Result<u64, HandleError> {
-        let guest = self.hub.join(Who::local(who));
-        match self.hub.signal(Instant::now(), guest.peer, ID, state, None)? {
-            Some(seq) => Ok(seq),
-            None => number(&guest, Numbered::Signal).await,
-        }
+        self.signal_as(Who::local(who), state, None).await
     }
 
     /// Appends JSON to a topic (a whole key) and gives back its number.
@@ -81,11 +78,7 @@ impl SyncHandle {
     /// # Errors
     /// A limit, or the store failed.
     pub async fn publish(&self, who: &str, topic: &str, json: &str) -> Result<u64, HandleError> {
-        let guest = self.hub.join(Who::local(who));
-        match self.hub.publish(Instant::now(), guest.peer, ID, topic, json, None)? {
-            Some(seq) => Ok(seq),
-            None => number(&guest, Numbered::Publish).await,
-        }
+        self.publish_as(Who::local(who), topic, json, None).await
     }
 
     /// Waits until a state has `target` entries, at most `timeout`. Dropping the future ends the wait.
@@ -99,9 +92,55 @@ impl SyncHandle {
         target: u64,
         timeout: Option<Duration>,
     ) -> Result<(), HandleError> {
-        let guest = self.hub.join(Who::local(who));
+        self.barrier_as(Who::local(who), state, target, timeout).await
+    }
+
+    /// All items of a topic after the first `after`, then each new one.
+    ///
+    /// # Errors
+    /// A limit.
+    pub fn subscribe(&self, who: &str, topic: &str, after: u64) -> Result<Subscription, HandleError> {
+        self.subscribe_as(Who::local(who), topic, after)
+    }
+
+    pub(crate) async fn signal_as(
+        &self,
+        who: Who,
+        state: &str,
+        key: Option<&str>,
+    ) -> Result<u64, HandleError> {
+        let guest = self.hub.join(who);
+        match self.hub.signal(Instant::now(), guest.peer, ID, state, key)? {
+            Some(seq) => Ok(seq),
+            None => number(&guest, Numbered::Signal).await,
+        }
+    }
+
+    pub(crate) async fn publish_as(
+        &self,
+        who: Who,
+        topic: &str,
+        json: &str,
+        key: Option<&str>,
+    ) -> Result<u64, HandleError> {
+        let guest = self.hub.join(who);
+        match self.hub.publish(Instant::now(), guest.peer, ID, topic, json, key)? {
+            Some(seq) => Ok(seq),
+            None => number(&guest, Numbered::Publish).await,
+        }
+    }
+
+    pub(crate) async fn barrier_as(
+        &self,
+        who: Who,
+        state: &str,
+        target: u64,
+        timeout: Option<Duration>,
+    ) -> Result<(), HandleError> {
+        let guest = self.hub.join(who);
         let now = Instant::now();
-        let terms = BarrierTerms { target, deadline: timeout.map(|t| now + t), explain: true };
+        let deadline = timeout.and_then(|t| now.checked_add(t));
+        let terms = BarrierTerms { target, deadline, explain: true };
         if let Entered::Open { .. } = self.hub.barrier(now, guest.peer, ID, state, terms)? {
             return Ok(());
         }
@@ -119,14 +158,15 @@ impl SyncHandle {
         .await
     }
 
-    /// All items of a topic after the first `after`, then each new one.
-    ///
-    /// # Errors
-    /// A limit.
-    pub fn subscribe(&self, who: &str, topic: &str, after: u64) -> Result<Subscription, HandleError> {
-        let guest = self.hub.join(Who::local(who));
+    pub(crate) fn subscribe_as(
+        &self,
+        who: Who,
+        topic: &str,
+        after: u64,
+    ) -> Result<Subscription, HandleError> {
+        let guest = self.hub.join(who);
         self.hub.subscribe(Instant::now(), guest.peer, ID, topic, Some(after))?;
-        Ok(Subscription { guest, ready: std::collections::VecDeque::new() })
+        Ok(Subscription { guest, ready: VecDeque::new() })
     }
 
     /// Everything as it is now.
@@ -207,6 +247,11 @@ impl Subscription {
                 wait(&self.guest).await?;
             }
         }
+    }
+
+    /// An item that is here already.
+    pub(crate) fn ready(&mut self) -> Option<Item> {
+        self.ready.pop_front()
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::Instant;
 use tokio::sync::{Notify, mpsc};
 
 use crate::engine::{
-    BarrierTerms, Cancelled, Delivery, Engine, Entered, Kind, Limits, Numbered, PeerId, Refusal, Removed,
-    Snapshot, Sweep, Who,
+    BarrierTerms, Cancelled, Delivery, Engine, Entered, Explanation, Kind, Limits, Numbered, PeerId, Refusal,
+    Removed, Snapshot, Sweep, Who,
 };
 use crate::metrics::{Metrics, OperationKind};
 use crate::observe::{Observer, SyncEvent};
@@ -80,7 +80,6 @@ impl Hub {
     /// A new peer.
     pub(crate) fn join(self: &Arc<Self>, who: Who) -> Guest {
         let mailbox = Arc::new(Mailbox::default());
-        let address = who.address;
         let peer = {
             let mut inner = self.lock();
             let peer = inner.engine.connect(who);
@@ -91,10 +90,6 @@ impl Hub {
             inner.mailboxes[place] = Some(mailbox.clone());
             peer
         };
-        if let Some(address) = address {
-            self.metrics.opened.fetch_add(1, Ordering::Relaxed);
-            self.observe(|| SyncEvent::Opened { peer, address });
-        }
         Guest { peer, mailbox, hub: self.clone() }
     }
 
@@ -156,7 +151,7 @@ impl Hub {
             }
             Operation::Barrier { state, target, timeout, explain } => {
                 self.metrics.count(OperationKind::Barrier);
-                let deadline = timeout.map(|t| now + t);
+                let deadline = timeout.and_then(|t| now.checked_add(t));
                 let terms = BarrierTerms { target: *target, deadline, explain: *explain };
                 match self.barrier(now, peer, id, state, terms) {
                     Ok(Entered::Open { .. }) => {
@@ -402,12 +397,13 @@ impl Hub {
         }
     }
 
-    /// Who signalled a state, over all services.
-    pub(crate) async fn signallers(&self, state: &str) -> Vec<String> {
-        match &self.store {
-            Store::Redis(redis) => redis.signallers(state).await,
-            Store::Memory => self.with(|engine| engine.explain(state, 0).signalled),
+    /// Why a barrier is not open, with who signalled over all services.
+    pub(crate) async fn explain(&self, state: &str, target: u64) -> Explanation {
+        let mut explanation = self.with(|engine| engine.explain(state, target));
+        if let Store::Redis(redis) = &self.store {
+            explanation.signalled = redis.signallers(state).await;
         }
+        explanation
     }
 
     /// Whether more may be sent to the store now.

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{Limits, Sweep};
+use crate::engine::{Limits, PeerId, Sweep};
 use crate::handle::SyncHandle;
 use crate::hub::Hub;
 use crate::observe::SyncEvent;
@@ -95,6 +95,15 @@ impl Service {
         SyncHandle::new(self.hub.clone())
     }
 
+    /// Serves `/metrics` and `/healthz` alone, on another address, until `shutdown` is done. The main port has them too.
+    pub fn serve_metrics(
+        &self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = io::Result<()>> + Send + 'static {
+        http::serve_metrics(self.hub.clone(), listener, shutdown)
+    }
+
     /// Serves until `shutdown` is done, then ends all connections with a close frame.
     ///
     /// # Errors
@@ -104,7 +113,8 @@ impl Service {
         let tasks = TaskTracker::new();
         let options = Arc::new(self.options);
         let (plain, requests) = mpsc::channel(64);
-        tasks.spawn(http::serve(self.hub.clone(), requests, stop.clone()));
+        let collect = options.collect.unwrap_or_default();
+        tasks.spawn(http::serve(self.hub.clone(), collect, requests, stop.clone()));
         tasks.spawn(give_up_barriers(self.hub.clone(), stop.clone()));
         if let Some(collect) = options.collect {
             tasks.spawn(collect_garbage(self.hub.clone(), collect, stop.clone()));
@@ -231,12 +241,20 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Counts a connection's end once, however it comes.
+/// Counts a connection's begin, and its end, however it comes.
 struct Closing<'a> {
     hub: &'a Hub,
-    peer: crate::engine::PeerId,
+    peer: PeerId,
     address: SocketAddr,
     reason: String,
+}
+
+impl<'a> Closing<'a> {
+    fn open(hub: &'a Hub, peer: PeerId, address: SocketAddr) -> Closing<'a> {
+        hub.metrics.opened.fetch_add(1, Ordering::Relaxed);
+        hub.observe(|| SyncEvent::Opened { peer, address });
+        Closing { hub, peer, address, reason: String::new() }
+    }
 }
 
 impl Drop for Closing<'_> {

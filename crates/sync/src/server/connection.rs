@@ -63,7 +63,7 @@ pub(super) async fn run(
     stop: &CancellationToken,
 ) {
     let guest = hub.join(Who::at(address));
-    let mut closing = Closing { hub: &hub, peer: guest.peer, address, reason: String::new() };
+    let mut closing = Closing::open(&hub, guest.peer, address);
     let inbox = Inbox::of_client(hub.limits.message_bytes);
     let mut connection = Connection { guest, stream, inbox, unsent: Vec::new(), form: ErrorForm::Text };
     let end = connection.serve(early, options, stop).await;
