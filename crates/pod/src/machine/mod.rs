@@ -532,6 +532,9 @@ impl Machine {
     }
 
     fn on_evict(&mut self, message: Text, grace: i64) {
+        if self.mode == Mode::Over {
+            return;
+        }
         self.record(true, "Evicted", message.to_string(), None);
         let verdict = Some((Text::from("Evicted"), message));
         let grace = spec::seconds(grace).max(0);

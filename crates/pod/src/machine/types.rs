@@ -251,7 +251,8 @@ pub struct Record {
     pub reason: String,
     /// Such as `Stopping container app`.
     pub message: String,
-    /// What it is about, if not the whole pod.
+    /// What it is about, if not the whole pod; in JSON it is named by whoever writes it.
+    #[serde(skip)]
     pub container: Option<ContainerId>,
 }
 

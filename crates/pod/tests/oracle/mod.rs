@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses its own part of this")]
 
 pub(crate) mod compare;
+pub(crate) mod expect;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -112,7 +113,11 @@ impl Recorded {
         let all = spec.init_containers.iter().flatten().chain(&spec.containers);
         let containers = all.map(|c| (c.name.clone(), behaviour(&self.id, c))).collect();
         // A pod that has ended gets the time that its last polls take.
-        let over = matches!(self.trace.last["phase"].as_str(), Some("Succeeded" | "Failed"));
+        let over = matches!(self.trace.last.get("phase").and_then(Value::as_str), Some("Succeeded" | "Failed"));
+        if self.trace.last.is_empty() {
+            // 1.34 rejected it, so that nothing was recorded.
+            return Script { until: Some(Span::seconds(60)), containers, events: Vec::new() };
+        }
         let millis = u64::try_from(self.trace.end).expect("time goes on") + if over { 4_000 } else { 0 };
         Script { until: Some(Span(Duration::from_millis(millis))), containers, events: self.steps() }
     }
