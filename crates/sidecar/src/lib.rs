@@ -3,6 +3,8 @@
 pub mod address;
 pub mod plan;
 pub mod plane;
+pub mod proof;
+pub mod reactor;
 pub mod request;
 pub mod show;
 pub mod timeline;

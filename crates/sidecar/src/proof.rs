@@ -1,8 +1,39 @@
-//! The proof of the declared shapes, before the instances are let go.
+//! The proof of the declared shapes: what is measured before the instances are let go, and what of it is off.
+//!
+//! What is sent and how it is judged is here, pure but for [`measure`], which has two sockets. Making the two ports that
+//! they are on belongs to the reactor, carrying the packets to the plane.
 
-mod measure;
-mod schedule;
-mod verdict;
+use testground_model::event::{Lateness, Proof};
+
+pub(crate) mod measure;
+pub(crate) mod schedule;
+pub(crate) mod verdict;
 
 /// The name of the network on which shapes are proved. No data network can have it.
 pub const NETWORK: &str = "(proof)";
+
+/// How often a shape is measured that is off while the switch was late.
+pub const ATTEMPTS: u32 = 3;
+
+/// The outcome of a proof.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Proved {
+    /// Each distinct declared shape that can be measured, in the order of the links.
+    pub proofs: Vec<Proof>,
+    /// What can't be measured, and why.
+    pub unproved: Vec<String>,
+    /// The switch's own record for the time of the last measurement.
+    pub lateness: Lateness,
+    /// Whether that record allows to tell: if not, what is off may be the machine's doing.
+    pub clean: bool,
+}
+
+// === impl Proved ===
+
+impl Proved {
+    /// Every shape that is off, in words; empty when all is well.
+    pub fn off(&self) -> Vec<String> {
+        let off = self.proofs.iter().filter(|p| !p.off.is_empty());
+        off.map(|p| format!("{}: {}", p.label, p.off.join("; "))).collect()
+    }
+}

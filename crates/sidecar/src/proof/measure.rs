@@ -1,44 +1,45 @@
 //! Sending a round's packets from one probe port to another, and noting when each arrives.
 
 use std::collections::HashSet;
-use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use testground_linux::poll::realtime_nanos;
+use testground_linux::udp::UdpSocket;
 
-use super::schedule::{HEADERS, Kind, Probe, Round};
+use super::schedule::{Kind, Probe, Round};
 use super::verdict::Sample;
 
 /// The port that both sockets are bound to, each in its own namespace.
-pub(super) const UDP_PORT: u16 = 4000;
+pub(crate) const UDP_PORT: u16 = 4000;
 
 /// Two sockets in two namespaces. Each side has an address for every trial, so that the destination alone tells the
 /// switch which shape is meant.
 #[derive(Debug)]
-pub(super) struct Ends {
-    pub(super) near: UdpSocket,
-    pub(super) far: UdpSocket,
+pub(crate) struct Ends {
+    pub(crate) near: UdpSocket,
+    pub(crate) far: UdpSocket,
 }
 
 /// What was seen of a round.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// By trial.
-    pub(super) samples: Vec<Sample>,
+    pub(crate) samples: Vec<Sample>,
     /// How late the packets were sent, nine out of ten of them: whether this program had its share of the machine.
-    pub(super) late: Duration,
+    pub(crate) late: Duration,
 }
 
 /// The address of a trial's sender.
-pub(super) fn near_address(trial: u16) -> Ipv4Addr {
+pub(crate) fn near_address(trial: u16) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 2)) + u32::from(trial))
 }
 
 /// The address of a trial's receiver.
-pub(super) fn far_address(trial: u16) -> Ipv4Addr {
+pub(crate) fn far_address(trial: u16) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 19, 0, 2)) + u32::from(trial))
 }
 
@@ -46,126 +47,152 @@ pub(super) fn far_address(trial: u16) -> Ipv4Addr {
 ///
 /// # Errors
 /// A socket failed.
-pub(super) fn measure(ends: &Ends, round: &Round) -> io::Result<Seen> {
+pub(crate) fn measure(ends: &Ends, round: &Round) -> Result<Seen, Errno> {
     // Replies and late packets of another round must not count in this one.
-    let epoch = Instant::now();
     let tag = TAG.fetch_add(1, Ordering::Relaxed);
-    let done = AtomicBool::new(false);
-    let mut expected = 0;
-    for probe in &round.probes {
-        expected += match probe.kind {
-            Kind::Warm | Kind::Answer => 0,
-            Kind::Single | Kind::Burst => 1,
-            Kind::Answered => 2,
-        };
-    }
+    let failed = AtomicBool::new(false);
+    let listener = Listener { ends, round, tag, failed: &failed, started: Instant::now() };
     std::thread::scope(|scope| {
-        let listener = Listener { ends, round, epoch, tag, done: &done, expected };
-        let listening = scope.spawn(move || listener.listen());
-        let late = send_all(ends, round, epoch, tag);
-        let late = late.inspect_err(|_| done.store(true, Ordering::Relaxed));
-        let samples = listening.join().map_err(|_| io::Error::other("the listening thread panicked"))?;
+        let listening = scope.spawn(|| listener.listen());
+        let late = send_all(ends, round, listener.started, tag);
+        failed.store(late.is_err(), Ordering::Relaxed);
+        let samples = listening.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         Ok(Seen { samples: samples?, late: late? })
     })
 }
 
-static TAG: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+static TAG: AtomicU32 = AtomicU32::new(1);
 
-fn send_all(ends: &Ends, round: &Round, epoch: Instant, tag: u32) -> io::Result<Duration> {
+/// Nanoseconds since 1970, the clock of the kernel's time stamps.
+fn now() -> Duration {
+    Duration::from_nanos(realtime_nanos())
+}
+
+fn send_all(ends: &Ends, round: &Round, started: Instant, tag: u32) -> Result<Duration, Errno> {
     let mut packet = vec![0u8; usize::from(u16::MAX)];
     let mut late = Vec::with_capacity(round.probes.len());
     for probe in &round.probes {
-        let due = epoch + probe.at;
+        let due = started + probe.at;
         let wait = due.saturating_duration_since(Instant::now());
         if !wait.is_zero() {
             std::thread::sleep(wait);
         }
         late.push(due.elapsed());
         let frame = &mut packet[..usize::from(probe.payload)];
-        let to = SocketAddrV4::new(far_address(probe.trial), UDP_PORT);
-        Stamp::of(probe, tag, epoch.elapsed()).write(frame);
-        match ends.near.send_to(frame, to) {
-            Ok(_) => {}
-            // The interface's queue has been full for as long as the socket waits, or at once: lost before the link,
-            // and counted as lost.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) if e.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {}
-            Err(e) => return Err(e),
-        }
+        let to = SocketAddr::new(IpAddr::V4(far_address(probe.trial)), UDP_PORT);
+        Stamp { tag, trial: probe.trial, kind: probe.kind, seq: probe.seq, sent: now() }.write(frame);
+        send(&ends.near, frame, to)?;
     }
     late.sort_unstable();
     Ok(late.get(late.len() * 9 / 10).copied().unwrap_or_default())
 }
 
+/// Sends when there is room. What finds none for a tenth of a second is lost before the link, and counts as lost.
+fn send(socket: &UdpSocket, frame: &[u8], to: SocketAddr) -> Result<(), Errno> {
+    for _ in 0..2 {
+        match socket.send_to(frame, to).map_err(|e| e.errno()) {
+            Err(Errno::AGAIN | Errno::NOBUFS) => {
+                wait_for(&mut [PollFd::new(socket, PollFlags::OUT)], Duration::from_millis(100))?;
+            }
+            // A rejecting link says so (EHOSTUNREACH, EACCES…) about the packet before.
+            Err(Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::ACCESS | Errno::CONNREFUSED) | Ok(()) => {
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn wait_for(sockets: &mut [PollFd<'_>], most: Duration) -> Result<(), Errno> {
+    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(most.subsec_nanos()) };
+    match poll(sockets, Some(&timeout)) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
 struct Listener<'a> {
     ends: &'a Ends,
     round: &'a Round,
-    epoch: Instant,
     tag: u32,
-    done: &'a AtomicBool,
-    /// Packets that would arrive if none were lost.
-    expected: u32,
+    /// The sending side has given up.
+    failed: &'a AtomicBool,
+    started: Instant,
 }
 
 // === impl Listener ===
 
 impl Listener<'_> {
-    fn listen(&self) -> io::Result<Vec<Sample>> {
+    fn listen(&self) -> Result<Vec<Sample>, Errno> {
         let mut samples: Vec<Sample> =
             self.round.trials.iter().map(|t| Sample { sent: t.singles, ..Sample::default() }).collect();
+        // Duplicates count once.
         let mut seen: HashSet<(u16, Kind, u32)> = HashSet::new();
+        let expected = self.expected();
         let mut packet = vec![0u8; usize::from(u16::MAX)];
-        let (near, far) = (&self.ends.near, &self.ends.far);
-        while !self.done.load(Ordering::Relaxed) && (seen.len() as u32) < self.expected {
-            let left = self.round.end.saturating_sub(self.epoch.elapsed());
+        while !self.failed.load(Ordering::Relaxed) && seen.len() < expected {
+            let left = self.round.end.saturating_sub(self.started.elapsed());
             if left.is_zero() {
                 break;
             }
-            wait_for(near, far, left)?;
-            for socket in [far, near] {
-                loop {
-                    let length = match rustix::net::recv(socket, &mut packet[..], RecvFlags::DONTWAIT) {
-                        Ok((_, length)) => length,
-                        Err(Errno::AGAIN) => break,
-                        Err(e) => return Err(e.into()),
-                    };
-                    let now = self.epoch.elapsed();
-                    let frame = &mut packet[..length];
-                    let Some(stamp) = Stamp::read(frame).filter(|s| s.tag == self.tag) else { continue };
-                    let is_answer = std::ptr::eq(socket, near);
-                    let kind = if is_answer { Kind::Answer } else { stamp.kind };
-                    let Some(sample) = samples.get_mut(usize::from(stamp.trial)) else { continue };
-                    if kind == Kind::Warm || !seen.insert((stamp.trial, kind, stamp.seq)) {
-                        continue;
-                    }
-                    if stamp.kind == Kind::Answered && !is_answer {
-                        let to = SocketAddrV4::new(near_address(stamp.trial), UDP_PORT);
-                        // An answer that can't be sent is one round trip less to take the median of.
-                        let _ = far.send_to(frame, to);
-                    }
-                    let took = now.saturating_sub(stamp.sent);
-                    match kind {
-                        Kind::Single | Kind::Answered => sample.delays.push(took),
-                        Kind::Burst => sample.burst.push((now, length as u16)),
-                        Kind::Answer => sample.round_trips.push(took),
-                        Kind::Warm => {}
-                    }
-                }
-            }
+            let Ends { near, far } = self.ends;
+            let mut both = [PollFd::new(near, PollFlags::IN), PollFd::new(far, PollFlags::IN)];
+            // Not longer than this, so that a failure of the sending side is noticed.
+            wait_for(&mut both, left.min(Duration::from_millis(50)))?;
+            self.drain(far, false, &mut packet, &mut seen, &mut samples)?;
+            self.drain(near, true, &mut packet, &mut seen, &mut samples)?;
         }
         Ok(samples)
     }
-}
 
-fn wait_for(near: &UdpSocket, far: &UdpSocket, most: Duration) -> io::Result<()> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut both = [PollFd::new(near, PollFlags::IN), PollFd::new(far, PollFlags::IN)];
-    // Not longer than this, so that an error of the sending side is noticed.
-    let most = most.min(Duration::from_millis(50));
-    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(most.subsec_nanos()) };
-    match poll(&mut both, Some(&timeout)) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(e) => Err(e.into()),
+    /// Takes in what has arrived on one side, answering what is to be answered.
+    fn drain(
+        &self,
+        socket: &UdpSocket,
+        is_near: bool,
+        packet: &mut [u8],
+        seen: &mut HashSet<(u16, Kind, u32)>,
+        samples: &mut [Sample],
+    ) -> Result<(), Errno> {
+        loop {
+            let datagram = match socket.receive(packet) {
+                Ok(Some(datagram)) => datagram,
+                Ok(None) => return Ok(()),
+                Err(e) if e.errno() == Errno::CONNREFUSED => continue,
+                Err(e) => return Err(e.errno()),
+            };
+            let arrival = datagram.arrival.unwrap_or_else(now);
+            let frame = &packet[..datagram.length];
+            let Some(stamp) = Stamp::read(frame).filter(|s| s.tag == self.tag) else { continue };
+            let kind = if is_near { Kind::Answer } else { stamp.kind };
+            let Some(sample) = samples.get_mut(usize::from(stamp.trial)) else { continue };
+            if kind == Kind::Warm || !seen.insert((stamp.trial, kind, stamp.seq)) {
+                continue;
+            }
+            let took = arrival.saturating_sub(stamp.sent);
+            match kind {
+                Kind::Single => sample.delays.push(took),
+                Kind::Answered => {
+                    sample.delays.push(took);
+                    let to = SocketAddr::new(IpAddr::V4(near_address(stamp.trial)), UDP_PORT);
+                    send(socket, frame, to)?;
+                }
+                Kind::Burst => sample.burst.push((arrival, datagram.length as u16)),
+                Kind::Answer => sample.round_trips.push(took),
+                Kind::Warm => {}
+            }
+        }
+    }
+
+    /// How many packets arrive if none are lost.
+    fn expected(&self) -> usize {
+        let arrivals = |probe: &Probe| match probe.kind {
+            Kind::Warm | Kind::Answer => 0,
+            Kind::Single | Kind::Burst => 1,
+            Kind::Answered => 2,
+        };
+        self.round.probes.iter().map(arrivals).sum()
     }
 }
 
@@ -176,7 +203,7 @@ struct Stamp {
     trial: u16,
     kind: Kind,
     seq: u32,
-    /// Since the round's start.
+    /// Since 1970.
     sent: Duration,
 }
 
@@ -184,10 +211,6 @@ struct Stamp {
 
 impl Stamp {
     const LENGTH: usize = 20;
-
-    fn of(probe: &Probe, tag: u32, sent: Duration) -> Stamp {
-        Stamp { tag, trial: probe.trial, kind: probe.kind, seq: probe.seq, sent }
-    }
 
     fn write(&self, frame: &mut [u8]) {
         let kind = match self.kind {
@@ -226,17 +249,14 @@ impl Stamp {
     }
 }
 
-/// The largest packet that a probe port has to carry, bytes of IP.
-pub(super) const MTU: u32 = 60_000 + (HEADERS as u32 - 14);
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_stamp_is_read_as_it_was_written() {
-        let probe = Probe { at: Duration::ZERO, trial: 399, seq: 70_000, kind: Kind::Burst, payload: 64 };
-        let stamp = Stamp::of(&probe, 0xdead_beef, Duration::from_nanos(u64::MAX));
+        let sent = Duration::from_nanos(u64::MAX);
+        let stamp = Stamp { tag: 0xdead_beef, trial: 399, kind: Kind::Burst, seq: 70_000, sent };
         let mut frame = [0u8; 64];
         stamp.write(&mut frame);
         assert_eq!(Stamp::read(&frame), Some(stamp));

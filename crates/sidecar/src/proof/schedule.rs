@@ -16,10 +16,16 @@ pub(super) const HEADERS: u64 = 14 + 20 + 8;
 /// The payload of a single packet.
 pub(super) const SINGLE: u16 = 64;
 
+/// The payload of the packets of the fastest bursts.
+const LARGEST: u16 = 60_000;
+
+/// The MTU of a port that carries them.
+pub(crate) const MTU: u32 = LARGEST as u32 + 28;
+
 /// One shape's part.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Trial {
-    pub(super) declared: Declared,
+pub(crate) struct Trial {
+    pub(crate) declared: Declared,
     /// How many single packets.
     pub(super) singles: u32,
     /// Time between two of them.
@@ -33,7 +39,7 @@ pub(super) struct Trial {
 
 /// Packets that come faster than the bandwidth lets them out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Burst {
+pub(crate) struct Burst {
     pub(super) packets: u32,
     pub(super) payload: u16,
     pub(super) gap: Duration,
@@ -41,7 +47,7 @@ pub(super) struct Burst {
 
 /// A packet to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Probe {
+pub(crate) struct Probe {
     /// When, from the start.
     pub(super) at: Duration,
     /// Which trial.
@@ -55,7 +61,7 @@ pub(super) struct Probe {
 
 /// What a packet is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// To make the kernel find the way; not counted.
     Warm,
     /// A single packet.
@@ -70,8 +76,8 @@ pub(super) enum Kind {
 
 /// What is tried side by side.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Round {
-    pub(super) trials: Vec<Trial>,
+pub(crate) struct Round {
+    pub(crate) trials: Vec<Trial>,
     /// By time.
     pub(super) probes: Vec<Probe>,
     /// When everything must have arrived.
@@ -79,7 +85,7 @@ pub(super) struct Round {
 }
 
 /// More shapes than this are proved in several rounds: the kernel remembers about a thousand neighbours.
-const ROUND: usize = 400;
+pub(crate) const ROUND: usize = 400;
 /// Before the first single packet, for the neighbours' addresses.
 const WARM_UP: Duration = Duration::from_millis(20);
 /// How long single packets are sent.
@@ -100,7 +106,7 @@ pub(super) const TOO_LONG: Duration = Duration::from_secs(4);
 const TOO_FAST: u64 = 20_000_000_000;
 
 /// Plans the proof of these shapes: the rounds, and what can't be proved, in words.
-pub(super) fn rounds(declared: &[Declared]) -> (Vec<Round>, Vec<String>) {
+pub(crate) fn rounds(declared: &[Declared]) -> (Vec<Round>, Vec<String>) {
     let mut unproved = Vec::new();
     let mut rounds = Vec::new();
     for chunk in declared.chunks(ROUND) {
@@ -126,7 +132,7 @@ pub(super) fn rounds(declared: &[Declared]) -> (Vec<Round>, Vec<String>) {
 // === impl Round ===
 
 impl Round {
-    pub(super) fn new(trials: Vec<Trial>) -> Round {
+    pub(crate) fn new(trials: Vec<Trial>) -> Round {
         let mut probes = Vec::new();
         let mut end = Duration::ZERO;
         let mut bursts_from = WARM_UP + STREAM;
@@ -215,7 +221,7 @@ impl Burst {
         let bytes = (u128::from(bandwidth) * BURST.as_nanos() / 8_000_000_000) as u64;
         // Frames as large as they must be for the burst to have enough of them, but not too many.
         let frame = if bytes / 1514 > most { bytes / most } else { (bytes / fewest).min(1514) };
-        let payload = frame.saturating_sub(HEADERS).clamp(u64::from(SINGLE), 60_000) as u16;
+        let payload = frame.saturating_sub(HEADERS).clamp(u64::from(SINGLE), u64::from(LARGEST)) as u16;
         let packets = (bytes / (u64::from(payload) + HEADERS)).clamp(fewest, most) as u32;
         let each = serial(shape, payload);
         if each * packets > TOO_LONG {

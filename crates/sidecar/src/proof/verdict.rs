@@ -14,7 +14,7 @@ use crate::show::{rate, seconds};
 
 /// What was seen of a trial.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// How many single packets were sent.
     pub(super) sent: u32,
     /// The one-way delay of each single packet that arrived.
@@ -29,7 +29,7 @@ pub(super) struct Sample {
 const SIGMAS: f64 = 4.0;
 
 /// Puts what was measured beside what was asked for.
-pub(super) fn judge(trial: &Trial, mut sample: Sample, settings: &ProofSettings) -> Proof {
+pub(crate) fn judge(trial: &Trial, mut sample: Sample, settings: &ProofSettings) -> Proof {
     let asked = &*trial.declared.there;
     let arrived = sample.delays.len() as u32;
     if !asked.reorder.is_never() {

@@ -6,22 +6,25 @@
 //! All that blocks (namespaces, netlink, answers of the switch) happens on threads of its own; the methods may be
 //! called from any task, many at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ipnet::IpNet;
+use testground_linux::netns::{Netns, Tour, tour};
 use testground_model::name::InstanceName;
-use testground_model::run::Run;
+use testground_model::run::{ProofSettings, Run};
 use testground_model::topology::Network;
 use thiserror::Error;
 
-use crate::address::{self, AddressError, CONTROL_GATEWAY, CONTROL_NETWORK, Pool};
-use crate::plan::{Lift, Member, Overlay, Plan, PortId};
-use crate::plane::switch::{NetworkKind, PortSpec, Switch, SwitchConfig, SwitchError};
-use crate::request::{Request, RequestError, Routing};
-use interface::{Data, Interface};
+use crate::address::{AddressError, CONTROL_GATEWAY, Pool};
+use crate::plan::{Lift, Overlay, Plan, PortId};
+use crate::plane::switch::{Switch, SwitchConfig, SwitchError};
+use crate::proof::Proved;
+use crate::request::{Request, RequestError};
+use crate::show::View;
+use interface::Interface;
 use pod::{Pod, Wiring};
 use workers::Workers;
 
@@ -30,6 +33,7 @@ pub use pod::PortKind;
 mod apply;
 mod interface;
 mod pod;
+mod prove;
 pub mod serve;
 mod workers;
 
@@ -55,13 +59,12 @@ pub struct Addresses {
 #[derive(Debug, Error)]
 pub enum LabError {
     /// The kernel, or the machine's settings, do not allow it.
-    #[error("{doing}: {source}")]
+    #[error("{doing}: {cause}")]
     Machine {
         /// What could not be done, and for whom.
         doing: String,
         /// What the kernel says.
-        #[source]
-        source: std::io::Error,
+        cause: String,
     },
     /// The switch can't, or is no more.
     #[error(transparent)]
@@ -93,6 +96,8 @@ struct Inner {
     slots: HashMap<InstanceName, Arc<Slot>>,
     by_control: HashMap<IpAddr, InstanceName>,
     switch: Switch,
+    /// The lab's own namespace.
+    home: Netns,
     wiring: Wiring,
     shared: Mutex<Shared>,
     workers: Workers,
@@ -115,7 +120,7 @@ struct Slot {
     regions: Vec<String>,
     control: Interface,
     /// By data network, as they are at the start.
-    data: Vec<Data>,
+    data: Vec<Interface>,
     /// What there is now. Held while it changes, so that one instance's requests act one after the other.
     pod: Mutex<Option<Pod>>,
 }
@@ -136,12 +141,13 @@ impl LabNetwork {
         let networks = networks.chain([crate::proof::NETWORK.to_owned()]).collect();
         let switch = Switch::start(SwitchConfig { seed: run.settings.seed, networks, ..SwitchConfig::default() })?;
         switch.install(Arc::new(shared.plan.clone()))?;
-        let by_control = slots.values().map(|s| (s.control.addresses[0], s.name.clone())).collect();
+        let by_control = slots.values().map(|s| (IpAddr::V4(s.control.ipv4()), s.name.clone())).collect();
         let inner = Inner {
             networks: run.networks.clone(),
             slots,
             by_control,
             switch,
+            home: Netns::current().map_err(|e| LabError::machine("failed to find the lab's namespace".to_owned(), &e))?,
             wiring: Wiring::choose(ports)?,
             shared: Mutex::new(shared),
             workers: Workers::start()?,
@@ -157,7 +163,7 @@ impl LabNetwork {
     /// Makes the lab's own end of the control network in the namespace of the calling process, where it will be
     /// reached by the instances at this address. Once, before listeners are bound to it.
     pub async fn gateway(&self) -> Result<Ipv4Addr, LabError> {
-        self.on_worker(|inner| inner.make_gateway()).await?;
+        self.on_worker(|inner, tour| inner.make_gateway(tour)).await?;
         Ok(CONTROL_GATEWAY.addr())
     }
 
@@ -165,13 +171,13 @@ impl LabNetwork {
     /// comes back is the namespace, for whoever spawns the pod's processes.
     pub async fn appear(&self, instance: &InstanceName) -> Result<OwnedFd, LabError> {
         let slot = self.slot(instance)?;
-        self.on_worker(move |inner| inner.make_pod(&slot)).await
+        self.on_worker(move |inner, tour| inner.make_pod(tour, &slot)).await
     }
 
     /// Takes an instance's network away: its ports leave the switch, and its namespace ends with its last process.
     pub async fn disappear(&self, instance: &InstanceName) -> Result<(), LabError> {
         let slot = self.slot(instance)?;
-        self.on_worker(move |inner| inner.end_pod(&slot)).await
+        self.on_worker(move |inner, tour| inner.end_pod(tour, &slot)).await
     }
 
     /// Does what an instance asks for: all of it, or nothing. When this returns it is in force for every packet sent
@@ -179,7 +185,7 @@ impl LabNetwork {
     pub async fn apply(&self, instance: &InstanceName, request: Request) -> Result<(), RequestError> {
         let refused = |e: LabError| RequestError::Refused(e.to_string());
         let slot = self.slot(instance).map_err(refused)?;
-        self.on_worker(move |inner| Ok(inner.apply(&slot, &request))).await.map_err(refused)?
+        self.on_worker(move |inner, tour| Ok(inner.apply(tour, &slot, &request))).await.map_err(refused)?
     }
 
     /// Puts these changes of the timeline in force, in the place of all before.
@@ -188,6 +194,32 @@ impl LabNetwork {
             plan.overlay(overlays);
             plan.lift(lifts);
         })
+    }
+
+    /// Measures every distinct declared shape between two ports of the network's own, on a thread of its own. It takes about
+    /// four times the longest latency, and a third of a second at least; nothing that instances send is touched.
+    ///
+    /// What is off is in the answer; an error means that it could not be measured.
+    pub async fn prove(&self, settings: &ProofSettings) -> Result<Proved, LabError> {
+        if !settings.enabled {
+            return Ok(Proved { clean: true, ..Proved::default() });
+        }
+        let (inner, settings) = (Arc::clone(&self.inner), *settings);
+        let proof = tokio::task::spawn_blocking(move || {
+            tour(|tour| inner.prove(tour, &settings))
+                .map_err(|e| LabError::machine("failed to start a thread".to_owned(), &e))?
+        });
+        proof.await.map_err(|_| LabError::Stopped)?
+    }
+
+    /// Everything about the network at this moment, for `testground network show`.
+    pub async fn show(&self) -> Result<View, LabError> {
+        self.on_worker(|inner, _| {
+            let snapshot = inner.switch.snapshot()?;
+            let plan = inner.shared().plan.clone();
+            Ok(View::new(&inner.wiring.kind().to_string(), &plan, &snapshot))
+        })
+        .await
     }
 
     /// The instance with this address on the control network: who is behind a peer of the sync service.
@@ -200,7 +232,7 @@ impl LabNetwork {
         let slot = self.inner.slots.get(instance)?;
         let control = slot.control.ipv4();
         let data = slot.data.iter().zip(&self.inner.networks);
-        let data = data.map(|(d, n)| (n.name.clone(), d.interface.ipv4(), d.interface.ipv6())).collect();
+        let data = data.map(|(d, n)| (n.name.clone(), d.ipv4(), d.ipv6())).collect();
         Some(Addresses { hostname: slot.hostname.clone(), control, data })
     }
 
@@ -208,7 +240,7 @@ impl LabNetwork {
     /// [`Switch::capture`] wants.
     pub fn ports_of(&self, instance: &InstanceName) -> Option<Vec<PortId>> {
         let slot = self.inner.slots.get(instance)?;
-        let data = slot.data.iter().map(|d| d.interface.port);
+        let data = slot.data.iter().map(|d| d.port);
         Some(std::iter::once(slot.control.port).chain(data).collect())
     }
 
@@ -235,9 +267,44 @@ impl LabNetwork {
     async fn on_worker<T, F>(&self, job: F) -> Result<T, LabError>
     where
         T: Send + 'static,
-        F: FnOnce(&Inner) -> Result<T, LabError> + Send + 'static,
+        F: FnOnce(&Inner, &mut Tour) -> Result<T, LabError> + Send + 'static,
     {
         let inner = Arc::clone(&self.inner);
-        self.inner.workers.run(move || job(&inner)).await.ok_or(LabError::Stopped)?
+        self.inner.workers.run(move |tour| job(&inner, tour)).await.ok_or(LabError::Stopped)?
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        // Whatever panicked while it held the lock has answered nobody; the others go on.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    fn pod(&self) -> MutexGuard<'_, Option<Pod>> {
+        self.pod.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl LabError ===
+
+impl LabError {
+    /// What the machine refused, with all its reasons.
+    fn machine(doing: String, error: &dyn Error) -> LabError {
+        let mut cause = error.to_string();
+        let mut next = error.source();
+        while let Some(deeper) = next {
+            let text = deeper.to_string();
+            if !cause.contains(&text) {
+                cause = format!("{cause}: {text}");
+            }
+            next = deeper.source();
+        }
+        LabError::Machine { doing, cause }
     }
 }

@@ -1,7 +1,6 @@
 //! Carrying a request out: everything is checked first, then done in order, and taken back in reverse when the kernel or
 //! the switch refuses a part.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -128,7 +127,7 @@ impl Inner {
             steps(link, &before, after).into_iter().chain(routes(pod.control, was, routing)).collect();
         let back = || steps(link, after, &before).into_iter().chain(routes(pod.control, routing, was));
         if !there.is_empty()
-            && let Err(error) = pod.visit(tour, &slot.name, &there)
+            && let Err(error) = pod.visit(tour, &there)
         {
             pod.restore(tour, &back().collect::<Vec<_>>());
             return Err(error);
@@ -267,16 +266,7 @@ fn routes(control: u32, from: Routing, to: Routing) -> Vec<Step> {
 }
 
 fn refused(error: &LabError) -> RequestError {
-    let mut causes = BTreeSet::new();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if causes.insert(cause.to_string()) && !text.contains(&cause.to_string()) {
-            text += &format!(": {cause}");
-        }
-        source = cause.source();
-    }
-    RequestError::Refused(text)
+    RequestError::Refused(error.to_string())
 }
 
 #[cfg(test)]

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use testground_model::event::EventKind;
 use testground_model::name::{InstanceName, RunId};
-use testground_sync::SyncHandle;
-use testground_sync::handle::HandleError;
+use testground_sync::{HandleError, Subscription, SyncHandle};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -129,7 +128,7 @@ impl Serving {
 
 /// One instance's requests.
 struct Listener {
-    requests: testground_sync::handle::Subscription,
+    requests: Subscription,
     network: LabNetwork,
     sync: SyncHandle,
     keys: Keys,

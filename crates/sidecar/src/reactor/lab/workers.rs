@@ -37,7 +37,7 @@ impl Workers {
             };
             thread
                 .spawn(work)
-                .map_err(|source| LabError::Machine { doing: "failed to start a thread".to_owned(), source })?;
+                .map_err(|e| LabError::machine("failed to start a thread".to_owned(), &e))?;
         }
         Ok(Workers { jobs })
     }

@@ -1,0 +1,235 @@
+//! The proof on the lab's own switch: two ports of the same kind as the instances', each in a namespace of its own.
+
+use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnet::{IpNet, Ipv4Net};
+use rustix::net::sockopt;
+use testground_linux::netns::Tour;
+use testground_linux::route::{Change, LinkChange, Route, RouteKind, RouteSocket};
+use testground_linux::udp::UdpSocket;
+use testground_model::event::Lateness;
+use testground_model::name::InstanceName;
+use testground_model::run::ProofSettings;
+use testground_model::topology::{Endpoint, Link};
+
+use super::pod::{bring_up, index_of};
+use super::{Inner, LabError};
+use crate::plan::{Member, PortId};
+use crate::plane::switch::snapshot::Snapshot;
+use crate::plane::switch::table::mac_of;
+use crate::plane::switch::{NetworkKind, PortSpec};
+use crate::proof::measure::{Ends, UDP_PORT, far_address, measure, near_address};
+use crate::proof::schedule::{MTU, Round, Trial, rounds};
+use crate::proof::verdict::judge;
+use crate::proof::{ATTEMPTS, NETWORK, Proved};
+
+/// The probe interface's name in its namespace.
+const PROBE: &str = "probe";
+/// Room for a whole burst, bytes.
+const BUFFER: usize = 4 << 20;
+/// How late the sending thread may be: beyond it the machine has no time for a measurement.
+const SENDER_LATE: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// The two ports of a proof; the plan has them too while they are there.
+struct Bench {
+    near: PortId,
+    far: PortId,
+    ends: Ends,
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Measures every distinct declared shape.
+    pub(super) fn prove(&self, tour: &mut Tour, settings: &ProofSettings) -> Result<Proved, LabError> {
+        let declared = self.shared().plan.distinct_shapes();
+        let (rounds, unproved) = rounds(&declared);
+        let mut proved = Proved { unproved, clean: true, ..Proved::default() };
+        let most = rounds.iter().map(|r| r.trials.len()).max().unwrap_or(0);
+        if most == 0 {
+            return Ok(proved);
+        }
+        let bench = self.bench(tour, most as u16)?;
+        let mut result = Ok(());
+        for round in &rounds {
+            result = self.prove_round(&bench, round, settings, &mut proved);
+            if result.is_err() {
+                break;
+            }
+        }
+        // Taken away whatever became of the measurement, whose failure is the one to tell.
+        let cleared = self.clear(&bench);
+        result.and(cleared).map(|()| proved)
+    }
+
+    fn prove_round(
+        &self,
+        bench: &Bench,
+        round: &Round,
+        settings: &ProofSettings,
+        proved: &mut Proved,
+    ) -> Result<(), LabError> {
+        let first = proved.proofs.len();
+        let mut round = round.clone();
+        // Which proof each trial of the round belongs to.
+        let mut places: Vec<usize> = (first..first + round.trials.len()).collect();
+        for attempt in 1..=ATTEMPTS {
+            self.replan(|plan| {
+                plan.undeclare(NETWORK);
+                plan.declare(round.trials.iter().zip(0..).flat_map(|(t, n)| links(t, n)).collect());
+            })?;
+            let before = self.switch.snapshot()?;
+            let fail = |e: &dyn Error| LabError::machine("failed to measure a declared shape".to_owned(), e);
+            let seen = measure(&bench.ends, &round).map_err(|e| fail(&e))?;
+            let after = self.switch.snapshot()?;
+            let lateness = between(&before, &after);
+            let clean = lateness.late_p99_us <= settings.delay.as_secs_f64() * 1e6 / 2.0
+                && after.shortfall() == before.shortfall()
+                && seen.late <= SENDER_LATE;
+
+            let mut off = (Vec::new(), Vec::new());
+            for ((trial, sample), place) in round.trials.iter().zip(seen.samples).zip(places) {
+                let proof = judge(trial, sample, settings);
+                if !proof.off.is_empty() {
+                    off.0.push(trial.clone());
+                    off.1.push(place);
+                }
+                match proved.proofs.get_mut(place) {
+                    Some(earlier) => *earlier = proof,
+                    None => proved.proofs.push(proof),
+                }
+            }
+            proved.lateness = lateness;
+            proved.clean = clean;
+            if off.0.is_empty() || clean || attempt == ATTEMPTS {
+                break;
+            }
+            round = Round::new(off.0);
+            places = off.1;
+        }
+        Ok(())
+    }
+
+    /// Makes the two ports, with an address for each trial on both sides.
+    fn bench(&self, tour: &mut Tour, trials: u16) -> Result<Bench, LabError> {
+        let addresses = |of: fn(u16) -> Ipv4Addr| (0..trials).map(|n| IpAddr::V4(of(n))).collect::<Vec<_>>();
+        let (near, near_end) = self.probe(tour, "near", 18, addresses(near_address))?;
+        let far = self.probe(tour, "far", 19, addresses(far_address));
+        let (far, far_end) = far.inspect_err(|_| {
+            let _ = self.switch.detach(near);
+        })?;
+        Ok(Bench { near, far, ends: Ends { near: near_end, far: far_end } })
+    }
+
+    /// One port in a namespace that takes all of 198.`half`.0.0/16 for its own (RFC 2544 has 198.18.0.0/15 for measuring).
+    fn probe(
+        &self,
+        tour: &mut Tour,
+        name: &str,
+        half: u8,
+        addresses: Vec<IpAddr>,
+    ) -> Result<(PortId, UdpSocket), LabError> {
+        let fail =
+            |e: &dyn Error| LabError::machine("failed to make the ports of the proof".to_owned(), e);
+        let port = self.shared().port();
+        let netns = tour.create().map_err(|e| fail(&e))?;
+        let plug = self.wiring.plug(tour, &netns, PROBE, port).map_err(|e| fail(&*e))?;
+        let mut routes = RouteSocket::open().map_err(|e| fail(&e))?;
+        let link = index_of(&mut routes, PROBE).map_err(|e| fail(&*e))?;
+        let own = Ipv4Addr::new(198, half, 0, 1);
+        let network = |prefix| IpNet::V4(Ipv4Net::new_assert(own, prefix));
+        let mut changes = vec![Change::Link(LinkChange { up: Some(true), ..LinkChange::new(1) })];
+        changes.extend(bring_up(link, port, MTU, &[network(15)]));
+        changes.push(Change::AddRoute(Route::new(network(16), RouteKind::Local { device: 1 })));
+        routes.apply(&changes).map_err(|e| fail(&e))?;
+        let socket = UdpSocket::bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), UDP_PORT));
+        let socket = socket.map_err(|e| fail(&e))?;
+        // Less is enough for most shapes, and without root there is less.
+        if sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {
+            let _ = sockopt::set_socket_recv_buffer_size(&socket, BUFFER);
+        }
+        if sockopt::set_socket_send_buffer_size_force(&socket, BUFFER).is_err() {
+            let _ = sockopt::set_socket_send_buffer_size(&socket, BUFFER);
+        }
+
+        self.switch.attach(PortSpec {
+            port,
+            name: format!("{NETWORK}/{name}"),
+            network: NetworkKind::Data(self.networks.len() as u32),
+            mac: mac_of(port),
+            addresses: std::iter::once(IpAddr::V4(own)).chain(addresses.iter().copied()).collect(),
+            fd: plug.fd,
+            framing: plug.framing,
+            mtu: MTU,
+            gateway: false,
+            allow_peers: false,
+        })?;
+        self.replan(|plan| {
+            let instance = InstanceName::new(NETWORK, u32::from(half));
+            let network = NETWORK.to_owned();
+            plan.attach(Member { port, instance, network, regions: Vec::new(), addresses });
+        })?;
+        Ok((port, socket))
+    }
+
+    fn clear(&self, bench: &Bench) -> Result<(), LabError> {
+        let planned = self.replan(|plan| {
+            plan.undeclare(NETWORK);
+            plan.detach(bench.near);
+            plan.detach(bench.far);
+        });
+        let near = self.switch.detach(bench.near);
+        let far = self.switch.detach(bench.far);
+        planned.and(near.map_err(LabError::from)).and(far.map_err(LabError::from))
+    }
+}
+
+/// A trial's shape on the way to its receiver, and that of the way back: the destination alone tells which is meant.
+fn links(trial: &Trial, number: u16) -> [Link; 2] {
+    let link = |to: Ipv4Addr, shape: &testground_model::shape::LinkShape| Link {
+        from: Endpoint::All,
+        to: Endpoint::Subnet(IpNet::from(IpAddr::V4(to))),
+        both_ways: false,
+        network: NETWORK.to_owned(),
+        shape: shape.clone(),
+    };
+    let declared = &trial.declared;
+    [link(far_address(number), &declared.there), link(near_address(number), &declared.back)]
+}
+
+/// What the switch says of itself for the time between two snapshots; the steps of its histogram are as exact as it gets.
+fn between(before: &Snapshot, after: &Snapshot) -> Lateness {
+    let earlier = |upto: f64| {
+        let step = before.lateness.histogram.iter().find(|(end, _)| *end == upto);
+        step.map_or(0, |(_, packets)| *packets)
+    };
+    let steps: Vec<(f64, u64)> = after
+        .lateness
+        .histogram
+        .iter()
+        .map(|(upto, packets)| (*upto, packets.saturating_sub(earlier(*upto))))
+        .filter(|(_, packets)| *packets > 0)
+        .collect();
+    let all: u64 = steps.iter().map(|(_, packets)| packets).sum();
+    let quantile = |share: f64| {
+        let rank = (all as f64 * share).ceil() as u64;
+        let mut below = 0;
+        let step = steps.iter().find(|(_, packets)| {
+            below += packets;
+            below >= rank
+        });
+        step.map_or(0.0, |(upto, _)| *upto)
+    };
+    let drops = after.data.drops.iter().filter_map(|(cause, packets)| {
+        let more = packets.saturating_sub(before.data.drops.get(cause).copied().unwrap_or(0));
+        (more > 0).then(|| (cause.clone(), more))
+    });
+    Lateness {
+        packets: after.data.delivered.packets.saturating_sub(before.data.delivered.packets),
+        late_p50_us: quantile(0.5),
+        late_p99_us: quantile(0.99),
+        late_max_us: steps.last().map_or(0.0, |(upto, _)| *upto),
+        drops: drops.collect(),
+    }
+}

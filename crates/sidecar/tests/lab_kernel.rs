@@ -1,0 +1,273 @@
+//! The lab's reactor, asked of the kernel: what `ip` and `ping` say inside of the namespaces it makes.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use lab_support::{appear, default_network, everywhere, instance, link, network, run};
+use testground_model::shape::{Filter, LinkShape};
+use testground_sidecar::reactor::lab::{LabError, LabNetwork, PortKind};
+use testground_sidecar::request::{Request, RequestError};
+
+mod lab_support;
+
+fn request(json: &str) -> Request {
+    Request::read(json.as_bytes()).unwrap()
+}
+
+fn late(ms: u64) -> LinkShape {
+    LinkShape { latency: Duration::from_millis(ms), ..LinkShape::default() }
+}
+
+#[test]
+fn a_pod_has_its_interfaces_addresses_and_routes() {
+    everywhere("a_pod_has_its_interfaces_addresses_and_routes", |ports| async move {
+        let networks = vec![default_network(), network("storage", "10.1.0.0/24", None, 9000)];
+        let lab = LabNetwork::start(&run(&[("a", 2)], networks), ports).unwrap();
+        assert_eq!(lab.ports(), ports);
+        assert_eq!(lab.gateway().await.unwrap(), Ipv4Addr::new(192, 18, 0, 1));
+        let one = appear(&lab, "a", 0).await;
+        let two = appear(&lab, "a", 1).await;
+
+        assert_eq!(one.addresses("control"), ["192.18.0.2/32"]);
+        assert_eq!(one.addresses("data"), ["16.0.0.2/16", "fd16::2/64"]);
+        assert_eq!(two.addresses("storage"), ["10.1.0.3/24"]);
+        assert_eq!(one.routes(), ["10.1.0.0/24 storage", "16.0.0.0/16 data", "192.18.0.1 control"]);
+        let links = one.json("ip -j link");
+        let field = |name: &str, field: &str| {
+            let found = links.as_array().unwrap().iter().find(|l| l["ifname"] == name).unwrap();
+            found[field].to_string()
+        };
+        assert_eq!((field("data", "mtu"), field("storage", "mtu")), ("1500".to_owned(), "9000".to_owned()));
+        assert!(field("lo", "flags").contains("UP") && field("storage", "flags").contains("UP"));
+        let tentative = one.stdout("ip -6 address show dev data tentative");
+        assert!(!tentative.contains("fd16::2"), "usable at once: {tentative}");
+
+        assert!(one.reaches("16.0.0.3") && one.reaches("fd16::3") && one.reaches("10.1.0.3"));
+        assert!(two.run("ping -n -c 1 -W 1 -M do -s 8972 10.1.0.2").status.success(), "jumbo frames");
+        assert!(one.reaches("192.18.0.1"));
+        assert!(!one.reaches("192.18.0.3"), "the control network is not for talking to each other");
+
+        let addresses = lab.addresses(&instance("a", 1)).unwrap();
+        assert_eq!((addresses.hostname.as_str(), addresses.control), ("a-1", Ipv4Addr::new(192, 18, 0, 3)));
+        assert_eq!(addresses.data[1], ("storage".to_owned(), Ipv4Addr::new(10, 1, 0, 3), None));
+        assert_eq!(lab.instance_at(IpAddr::V4(addresses.control)), Some(&instance("a", 1)));
+        assert!(matches!(lab.appear(&instance("a", 1)).await, Err(LabError::AppearedTwice(_))));
+        assert!(matches!(lab.appear(&instance("z", 0)).await, Err(LabError::UnknownInstance(_))));
+    });
+}
+
+#[test]
+fn services_of_the_lab_are_reached_and_know_who_asks() {
+    everywhere("services_of_the_lab_are_reached_and_know_who_asks", |ports| async move {
+        let lab = LabNetwork::start(&run(&[("a", 1)], vec![default_network()]), ports).unwrap();
+        let gateway = lab.gateway().await.unwrap();
+        let listener = std::net::TcpListener::bind((gateway, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let pod = appear(&lab, "a", 0).await;
+        let stream = pod.0.enter(move || std::net::TcpStream::connect(address)).unwrap();
+        stream.expect("the gateway answers");
+        let (_, peer) = listener.accept().unwrap();
+        assert_eq!(lab.instance_at(peer.ip()), Some(&instance("a", 0)));
+    });
+}
+
+#[test]
+fn an_address_changes_and_is_free_for_others_then() {
+    everywhere("an_address_changes_and_is_free_for_others_then", |ports| async move {
+        let lab = LabNetwork::start(&run(&[("a", 2)], vec![default_network()]), ports).unwrap();
+        let one = appear(&lab, "a", 0).await;
+        let two = appear(&lab, "a", 1).await;
+        let to = |v4: &str| {
+            request(&format!(r#"{{"network":"default","enable":true,"IPv4":"{v4}","IPv6":"fd16::77/64"}}"#))
+        };
+        lab.apply(&instance("a", 0), to("16.0.9.9/24")).await.unwrap();
+        assert_eq!(one.addresses("data"), ["16.0.9.9/16", "fd16::77/64"], "the network's prefix length counts");
+        assert!(two.reaches("16.0.9.9") && two.reaches("fd16::77") && one.reaches("16.0.0.3"));
+        assert!(!two.reaches("16.0.0.2"));
+
+        let refused = lab.apply(&instance("a", 1), to("16.0.9.9/16")).await.unwrap_err();
+        assert_eq!(refused.to_string(), "`IPv4`: 16.0.9.9 on network `default` is taken by a[0]");
+        let refused = lab.apply(&instance("a", 1), to("16.0.0.2/16")).await.unwrap_err();
+        assert_eq!(refused.to_string(), "`IPv6`: fd16::77 on network `default` is taken by a[0]");
+        assert_eq!(two.addresses("data"), ["16.0.0.3/16", "fd16::3/64"], "all or nothing");
+        let given_up = request(r#"{"network":"default","enable":true,"IPv4":"16.0.0.2/16"}"#);
+        lab.apply(&instance("a", 1), given_up).await.unwrap();
+        assert!(one.reaches("16.0.0.2"));
+        assert!(lab.plan().owner("default", "16.0.0.3".parse().unwrap()).is_none());
+    });
+}
+
+#[test]
+fn a_network_goes_down_and_comes_back() {
+    everywhere("a_network_goes_down_and_comes_back", |ports| async move {
+        let lab = LabNetwork::start(&run(&[("a", 2)], vec![default_network()]), ports).unwrap();
+        lab.gateway().await.unwrap();
+        let one = appear(&lab, "a", 0).await;
+        let two = appear(&lab, "a", 1).await;
+        let off = request(r#"{"network":"default","enable":false}"#);
+        lab.apply(&instance("a", 0), off.clone()).await.unwrap();
+        assert!(!two.reaches("16.0.0.2") && !two.reaches("fd16::2"));
+        assert!(one.reaches("192.18.0.1"), "services are still there");
+        lab.apply(&instance("a", 0), off).await.unwrap();
+        let on = request(r#"{"network":"default","enable":true,"IPv4":"16.0.5.5/16"}"#);
+        lab.apply(&instance("a", 0), on).await.unwrap();
+        assert_eq!(one.addresses("data"), ["16.0.5.5/16", "fd16::2/64"]);
+        assert!(two.reaches("16.0.5.5") && two.reaches("fd16::2") && one.reaches("16.0.0.3"));
+    });
+}
+
+#[test]
+fn the_routing_policy_opens_and_closes_the_control_network() {
+    everywhere("the_routing_policy_opens_and_closes_the_control_network", |ports| async move {
+        let lab = LabNetwork::start(&run(&[("a", 2)], vec![default_network()]), ports).unwrap();
+        lab.gateway().await.unwrap();
+        let one = appear(&lab, "a", 0).await;
+        let _two = appear(&lab, "a", 1).await;
+        let policy = |p: &str| {
+            request(&format!(r#"{{"network":"default","enable":true,"routing_policy":"{p}"}}"#))
+        };
+        let closed = ["16.0.0.0/16 data", "192.18.0.1 control"];
+        for index in 0..2 {
+            lab.apply(&instance("a", index), policy("allow_all")).await.unwrap();
+        }
+        let open = ["16.0.0.0/16 data", "192.18.0.0/16 control", "192.18.0.1 control"];
+        assert_eq!(one.routes()[..3], open);
+        assert_eq!(one.routes()[3], "default via 192.18.0.1 control");
+        assert!(one.reaches("192.18.0.3"));
+        lab.apply(&instance("a", 0), policy("deny_all")).await.unwrap();
+        assert_eq!(one.routes(), closed);
+        assert!(!one.reaches("192.18.0.3") && one.reaches("192.18.0.1"));
+    });
+}
+
+#[test]
+fn shapes_and_rules_are_in_force_when_the_answer_is_there() {
+    everywhere("shapes_and_rules_are_in_force_when_the_answer_is_there", |ports| async move {
+        let mut run = run(&[("a", 2), ("b", 1)], vec![default_network()]);
+        run.links = vec![link("a", "b", true, late(10))];
+        let lab = LabNetwork::start(&run, ports).unwrap();
+        let one = appear(&lab, "a", 0).await;
+        let _other = appear(&lab, "a", 1).await;
+        let _b = appear(&lab, "b", 0).await;
+        let took = |ms: f64, address| {
+            let measured = one.round_trip(address, 5);
+            assert!(measured >= ms && measured < ms + 15.0, "{measured} ms to {address} instead of {ms}");
+        };
+        took(20.0, "16.0.0.4");
+        took(0.0, "16.0.0.3");
+        let shaped = request(
+            r#"{"network":"default","enable":true,"default":{"latency":40000000},
+                "rules":[{"subnet":"16.0.0.3/32","latency":80000000},{"subnet":"fd16::3/128","filter":1}]}"#,
+        );
+        lab.apply(&instance("a", 0), shaped).await.unwrap();
+        took(50.0, "16.0.0.4");
+        took(80.0, "16.0.0.3");
+        let rejected = one.run("ping -n -c 1 -W 1 fd16::3");
+        assert!(!rejected.status.success());
+        lab.apply(&instance("a", 0), request(r#"{"network":"default","enable":true}"#)).await.unwrap();
+        took(20.0, "16.0.0.4");
+        assert!(one.reaches("fd16::3"));
+
+        let view = lab.show().await.unwrap();
+        assert!(view.links.iter().any(|l| l.from == "a[0]/default" && l.to == "b[0]/default" && l.sent >= 10));
+        assert!(view.table().contains("a <-> b"), "{}", view.table());
+    });
+}
+
+#[test]
+fn what_the_kernel_refuses_leaves_all_as_it_was() {
+    everywhere("what_the_kernel_refuses_leaves_all_as_it_was", |ports| async move {
+        let lab = LabNetwork::start(&run(&[("a", 2)], vec![default_network()]), ports).unwrap();
+        let one = appear(&lab, "a", 0).await;
+        let two = appear(&lab, "a", 1).await;
+        // Somebody with power over the namespace has taken the address away: it can't be removed any more.
+        one.stdout("ip address del 16.0.0.2/16 dev data");
+        let before = lab.plan();
+        let wanted = r#"{"network":"default","enable":true,"IPv4":"16.0.7.7/16","default":{"latency":5000000}}"#;
+        let refused = lab.apply(&instance("a", 0), request(wanted)).await.unwrap_err();
+        assert!(matches!(refused, RequestError::Refused(_)), "{refused}");
+        assert!(refused.to_string().contains("16.0.0.2/16"), "{refused}");
+        assert_eq!(one.addresses("data"), ["16.0.0.2/16", "fd16::2/64"], "what was asked for is taken back");
+        assert!(two.reaches("16.0.0.2"));
+        let port = lab.ports_of(&instance("a", 0)).unwrap()[1];
+        assert_eq!(lab.plan().resolve(port, "16.0.0.3".parse().unwrap()), before.resolve(port, "16.0.0.3".parse().unwrap()));
+        lab.apply(&instance("a", 1), request(wanted)).await.expect("nobody holds the address");
+    });
+}
+
+#[test]
+fn requests_for_what_is_not_there_are_refused_by_name() {
+    everywhere("requests_for_what_is_not_there_are_refused_by_name", |ports| async move {
+        let lab = LabNetwork::start(&run(&[("a", 2)], vec![network("default", "16.0.0.0/16", None, 1500)]), ports);
+        let lab = lab.unwrap();
+        let ask = async |json: &str| {
+            lab.apply(&instance("a", 0), request(json)).await.unwrap_err().to_string()
+        };
+        assert!(ask(r#"{"network":"default"}"#).await.contains("a[0] has no network"));
+        let _one = appear(&lab, "a", 0).await;
+        assert_eq!(
+            ask(r#"{"network":"defualt"}"#).await,
+            "unknown network `defualt` (is `default` meant?); known: default"
+        );
+        assert!(ask(r#"{"network":"control"}"#).await.starts_with("unknown network `control`; known"));
+        assert!(ask(r#"{"network":"default","IPv4":"17.0.0.9/16"}"#).await.contains("17.0.0.9 is outside"));
+        assert!(ask(r#"{"network":"default","IPv4":"16.0.0.1/16"}"#).await.contains("own address"));
+        assert!(ask(r#"{"network":"default","IPv4":"16.0.0.3/16"}"#).await.contains("taken by a[1]"));
+        assert!(ask(r#"{"network":"default","IPv6":"fd16::9/64"}"#).await.contains("has no IPv6 subnet"));
+    });
+}
+
+#[test]
+fn an_instance_that_disappears_can_appear_again() {
+    everywhere("an_instance_that_disappears_can_appear_again", |ports| async move {
+        let lab = LabNetwork::start(&run(&[("a", 2)], vec![default_network()]), ports).unwrap();
+        let first = appear(&lab, "a", 0).await;
+        let two = appear(&lab, "a", 1).await;
+        let moved = r#"{"network":"default","enable":true,"IPv4":"16.0.9.9/16","default":{"filter":2}}"#;
+        lab.apply(&instance("a", 0), request(moved)).await.unwrap();
+        lab.disappear(&instance("a", 0)).await.unwrap();
+        drop(first);
+        assert!(!two.reaches("16.0.9.9"));
+        assert!(matches!(lab.disappear(&instance("a", 0)).await, Err(LabError::Absent(_))));
+        let again = appear(&lab, "a", 0).await;
+        assert_eq!(again.addresses("data")[0], "16.0.0.2/16");
+        assert!(again.reaches("16.0.0.3"), "and nothing is left of what it asked for");
+    });
+}
+
+#[test]
+fn declared_shapes_are_measured_and_what_is_wrong_is_told() {
+    everywhere("declared_shapes_are_measured_and_what_is_wrong_is_told", |ports| async move {
+        let mut run = run(&[("a", 1), ("b", 1), ("c", 1)], vec![default_network()]);
+        let narrow = LinkShape { bandwidth: Some(10_000_000), ..late(20) };
+        let cut = LinkShape { filter: Filter::Drop, ..LinkShape::default() };
+        let slow = late(10_000);
+        run.links = vec![
+            link("a", "b", true, narrow.clone()),
+            link("a", "c", false, late(5)),
+            link("c", "a", false, late(7)),
+            link("b", "c", true, cut),
+            link("c", "d", true, slow),
+        ];
+        let settings = run.settings.proof;
+        let lab = LabNetwork::start(&run, ports).unwrap();
+        let proved = lab.prove(&settings).await.unwrap();
+        assert_eq!(proved.unproved.len(), 1, "{:?}", proved.unproved);
+        let labels: Vec<&str> = proved.proofs.iter().map(|p| p.label.as_str()).collect();
+        assert_eq!(labels, ["a <-> b", "a -> c", "c -> a", "b <-> c"]);
+        if !proved.clean {
+            return lab_support::skip("declared_shapes_are_measured", "the machine is too busy to measure");
+        }
+        assert_eq!(proved.off(), Vec::<String>::new(), "{:#?}", proved.proofs);
+        let [ab, ac, ca, bc] = &proved.proofs[..] else { panic!() };
+        assert_eq!(ab.asked, narrow);
+        assert!(ab.delay_p50.unwrap() >= Duration::from_millis(20));
+        assert!(ab.round_trip_p50.unwrap() >= Duration::from_millis(40));
+        assert!(ac.round_trip_p50.unwrap() >= Duration::from_millis(12) && ca.round_trip_p50.unwrap() >= Duration::from_millis(12));
+        assert_eq!((bc.loss_percent, bc.delay_p50), (100.0, None));
+        let rate = ab.rate.unwrap();
+        assert!((9.5e6..10.5e6).contains(&rate), "{rate}");
+        let left = lab.plan();
+        assert!(left.in_force().iter().all(|e| e.network == "default") && left.members().count() == 3);
+    });
+}
