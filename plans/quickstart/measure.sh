@@ -12,19 +12,21 @@ asked_us=$(( $(param round_trip_ms) * 1000 ))
 tolerance_us=$(( $(param tolerance_ms) * 1000 ))
 probes=$(param probes)
 
-probe() { # HOST: prints microseconds
+probe() { # ADDRESS: prints microseconds
     local begin=${EPOCHREALTIME/./}
     { : </dev/tcp/"$1"/9; } 2>/dev/null
     echo $(( ${EPOCHREALTIME/./} - begin ))
 }
 
-# Every instance is in /etc/hosts: measure to those whose group is not ours.
-hosts=$(awk '{ print $2 }' /etc/hosts | grep -E '^(clients|servers)-[0-9]+$' | grep -v "^$TEST_GROUP_ID-")
+# Every instance is in /etc/hosts: measure to those whose group is not ours. By address: a name has an IPv6 one too, and
+# bash would try both, one after the other.
+hosts=$(awk -v us="^$TEST_GROUP_ID-" '$1 ~ /[.]/ && $2 ~ /^(clients|servers)-/ && $2 !~ us { print $2 "=" $1 }' /etc/hosts)
 failed=0
-for host in $hosts; do
+for entry in $hosts; do
+    host=${entry%=*} address=${entry#*=}
     took=()
     for (( i = 0; i < probes; i++ )); do
-        exec 3< <(probe "$host")
+        exec 3< <(probe "$address")
         if read -r -t 0.25 us <&3; then took+=("$us"); fi
         exec 3<&-
     done

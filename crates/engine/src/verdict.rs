@@ -36,9 +36,8 @@ pub enum Decision {
 impl Verdict {
     /// Nothing has happened yet.
     pub fn new(run: &Run) -> Verdict {
-        let tally = |g: &testground_model::run::Group| {
-            (g.id.clone(), GroupTally { ok: 0, total: g.instances })
-        };
+        let tally =
+            |g: &testground_model::run::Group| (g.id.clone(), GroupTally { ok: 0, total: g.instances });
         Verdict {
             keep_going: run.settings.keep_going,
             mark_proof_only: run.settings.proof.mark_only,

@@ -8,32 +8,34 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::mpsc;
 
 /// Longest line that is handed on whole; the rest of a longer one goes to the file only.
-pub const MAX_LINE: usize = 1 << 20;
+pub(super) const MAX_LINE: usize = 1 << 20;
 /// How many last lines are remembered, and how much of each.
 const TAIL: (usize, usize) = (10, 400);
 
 /// What became of a stream.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub(super) struct Kept {
     /// Bytes that the instance wrote.
-    pub written: u64,
+    pub(super) written: u64,
     /// Bytes that are in the file.
-    pub kept: u64,
+    pub(super) kept: u64,
     /// The first error of writing to the file.
-    pub error: Option<io::Error>,
+    pub(super) error: Option<io::Error>,
     /// The last lines.
-    pub tail: VecDeque<String>,
+    pub(super) tail: VecDeque<String>,
 }
 
-/// Reads `stream` to its end. Each line, without its newline, goes to `on_line`; all bytes go to the file at `path`
-/// until `limit` bytes are in it or it can't be written any more.
-pub async fn follow(
+/// Reads `stream` to its end. What `on_line` makes of each line, without its newline, goes to `heard`, which may hold
+/// the reading up; all bytes go to the file at `path` until `limit` bytes are in it or it can't be written any more.
+pub(super) async fn follow<T>(
     mut stream: impl AsyncRead + Unpin,
     path: &Path,
     limit: u64,
-    mut on_line: impl FnMut(&[u8]),
+    mut on_line: impl FnMut(&[u8]) -> Option<T>,
+    heard: &mpsc::Sender<T>,
 ) -> Kept {
     let mut kept = Kept::default();
     // Written in place: a page cache takes it in microseconds, and a thousand instances need no thread pool.
@@ -47,12 +49,10 @@ pub async fn follow(
     let mut lines = Lines::default();
     // The buffer follows the need: a thousand quiet instances must not hold a thousand large ones.
     let mut buffer = Vec::with_capacity(4096);
+    let mut said = Vec::new();
     loop {
         buffer.clear();
-        match stream.read_buf(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
-        }
+        let ended = matches!(stream.read_buf(&mut buffer).await, Ok(0) | Err(_));
         kept.written += buffer.len() as u64;
         if let Some(f) = &mut file {
             let room = (limit - kept.kept).min(buffer.len() as u64) as usize;
@@ -64,19 +64,25 @@ pub async fn follow(
                 }
             }
         }
-        lines.push(&buffer, |line| {
+        let mut take = |line: &[u8]| {
             remember(&mut kept.tail, line);
-            on_line(line);
-        });
+            said.extend(on_line(line));
+        };
+        lines.push(&buffer, &mut take);
+        if ended {
+            lines.finish(&mut take);
+        }
+        for one in said.drain(..) {
+            // Nobody listening is no reason to stop keeping.
+            let _ = heard.send(one).await;
+        }
+        if ended {
+            return kept;
+        }
         if buffer.len() == buffer.capacity() && buffer.capacity() < 64 << 10 {
             buffer.reserve(buffer.capacity() * 2);
         }
     }
-    lines.finish(|line| {
-        remember(&mut kept.tail, line);
-        on_line(line);
-    });
-    kept
 }
 
 fn remember(tail: &mut VecDeque<String>, line: &[u8]) {
@@ -152,9 +158,14 @@ mod tests {
                 writer.write_all(&chunk).await.unwrap();
             }
         });
-        let mut lines = Vec::new();
-        let kept = follow(reader, &path, limit, |l| lines.push(l.to_vec())).await;
-        (lines, kept, std::fs::read(&path).unwrap())
+        let (heard, mut lines) = mpsc::channel(100);
+        let kept = follow(reader, &path, limit, |l| Some(l.to_vec()), &heard).await;
+        drop(heard);
+        let mut all = Vec::new();
+        while let Some(line) = lines.recv().await {
+            all.push(line);
+        }
+        (all, kept, std::fs::read(&path).unwrap())
     }
 
     #[tokio::test]
@@ -185,9 +196,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_disk_is_told_and_the_reading_goes_on() {
-        let mut lines = 0;
-        let kept = follow(&b"a\nb\n"[..], Path::new("/dev/full"), 1000, |_| lines += 1).await;
-        assert_eq!(lines, 2);
+        let (heard, mut lines) = mpsc::channel(10);
+        let kept = follow(&b"a\nb\n"[..], Path::new("/dev/full"), 1000, |l| Some(l.len()), &heard).await;
+        assert_eq!((lines.recv().await, lines.recv().await), (Some(1), Some(1)));
         assert_eq!(kept.error.unwrap().kind(), io::ErrorKind::StorageFull);
     }
 }

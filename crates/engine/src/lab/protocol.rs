@@ -28,6 +28,8 @@ pub struct Setup {
     pub capture: Capture,
     /// Whether every decision of the links is recorded.
     pub record: bool,
+    /// Lab init's process id, as the machine sees it; filled in when it is known.
+    pub lab_pid: u32,
 }
 
 /// Whose packets are captured.
@@ -174,6 +176,9 @@ pub struct InstanceSpec {
     pub cwd: PathBuf,
 }
 
+/// Largest message between supervisor and init, and at the lab's door: an instance's environment fits.
+pub const MAX_MESSAGE: usize = 128 << 10;
+
 /// Paths inside the lab. They exist in its own mount namespace only.
 pub mod paths {
     /// The lab's own folder, a tmpfs.
@@ -186,6 +191,6 @@ pub mod paths {
     pub const HOSTS: &str = "/testground/hosts";
     /// The file that every instance sees as `/etc/nsswitch.conf`.
     pub const NSSWITCH: &str = "/testground/nsswitch.conf";
-    /// Where other clients knock (`exec`, `network show`).
-    pub const SOCKET: &str = "/testground/lab.sock";
+    /// Where other clients knock (`exec`, `network show`): a socket's name in [`LAB`].
+    pub const SOCKET: &str = "lab.sock";
 }

@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn lines_of_an_sdk_are_understood() {
-        let said = br#"{"ts":1,"msg":"","group_id":"g","run_id":"r","event":{"success_event":{"group":"g"}}}"#;
+        let said =
+            br#"{"ts":1,"msg":"","group_id":"g","run_id":"r","event":{"success_event":{"group":"g"}}}"#;
         assert_eq!(line(said), Line::Report(Report::Success));
         let said = br#"{"ts":1,"event":{"failure_event":{"group":"g","error":"no route"}}}"#;
         assert_eq!(line(said), Line::Report(Report::Failure { error: "no route".into() }));
@@ -69,7 +70,8 @@ mod tests {
 
     #[test]
     fn everything_else_is_plain_or_unknown() {
-        for plain in [&b"hello"[..], b"{", b"", b"{\"event\"", b"[\"event\"]", b"{\"event\":3}", b"\xff\xfe"] {
+        for plain in [&b"hello"[..], b"{", b"", b"{\"event\"", b"[\"event\"]", b"{\"event\":3}", b"\xff\xfe"]
+        {
             assert_eq!(line(plain), Line::Plain, "{plain:?}");
         }
         let odd = br#"{"event":{"tea_event":{}}}"#;

@@ -9,6 +9,7 @@ pub mod terminal;
 
 mod flood;
 mod line;
+mod outlet;
 mod record;
 mod summary;
 mod words;

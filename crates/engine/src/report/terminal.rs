@@ -6,14 +6,13 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use testground_model::event::{Event, EventKind};
 use testground_model::name::InstanceName;
 
 use super::flood::{Flood, LeftOut};
 use super::line::{Level, Line, lines};
+use super::outlet::Outlet;
 use super::record::{Phase, Record};
 use super::summary::{self, Paint};
 use super::words;
@@ -37,12 +36,11 @@ pub struct Look {
 
 /// Shows a run.
 pub struct Terminal {
-    out: Box<dyn Write + Send>,
+    outlet: Outlet,
     look: Look,
     record: Record,
     flood: Flood,
     vital: u32,
-    bar: Option<ProgressBar>,
 }
 
 // === impl Look ===
@@ -66,19 +64,14 @@ impl Look {
 // === impl Terminal ===
 
 impl Terminal {
-    /// Shows a run on `out`.
+    /// Shows a run on `out`, from a thread of its own.
     pub fn new(out: Box<dyn Write + Send>, look: Look) -> Terminal {
-        let bar = look.progress.then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-            let style = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-            bar.enable_steady_tick(Duration::from_millis(120));
-            bar
-        });
-        Terminal { out, look, record: Record::default(), flood: Flood::new(), vital: 0, bar }
+        let outlet = Outlet::new(out, look.progress);
+        Terminal { outlet, look, record: Record::default(), flood: Flood::new(), vital: 0 }
     }
 
-    /// Takes an event. A writer that fails is not tried to death: the run matters more than who watches it.
+    /// Takes an event; after the last one of a run everything is written when this returns. A writer that fails is not
+    /// tried to death, and one that blocks is not waited for: the run matters more than who watches it.
     pub fn on_event(&mut self, event: &Event) {
         let lines = lines(event, &self.record);
         self.record.on_event(event);
@@ -94,24 +87,15 @@ impl Terminal {
             self.write(&mut text, event.ts, line);
         }
         if over {
-            if let Some(bar) = self.bar.take() {
-                bar.finish_and_clear();
-            }
             text.push_str(&summary::summary(&self.record, self.look.width, Paint(self.look.colour)));
-        }
-        if let Some(bar) = &self.bar {
-            bar.set_message(status(&self.record));
-        }
-        if text.is_empty() {
+            self.outlet.finish(text);
             return;
         }
-        let Terminal { out, bar, .. } = self;
-        let mut write = || {
-            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        };
-        match bar {
-            Some(bar) => bar.suspend(write),
-            None => write(),
+        if !text.is_empty() {
+            self.outlet.say(text);
+        }
+        if self.look.progress && !matches!(event.kind, EventKind::Output { .. }) {
+            self.outlet.status(status(&self.record));
         }
     }
 

@@ -25,7 +25,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let plan = find_plan(&home, typed, &std::env::current_dir()?, None)?;
     let text = std::fs::read_to_string(&plan.manifest)
         .with_context(|| format!("{} can't be read", plan.manifest.display()))?;
-    let manifest = Manifest::parse(&plan.manifest.display().to_string(), &text).map_err(|e| anyhow!("{e}"))?;
+    let manifest =
+        Manifest::parse(&plan.manifest.display().to_string(), &text).map_err(|e| anyhow!("{e}"))?;
     let warnings = manifest.check().map_err(|e| anyhow!("{e}"))?;
     eprint!("{warnings}");
     print!("{}", description(&manifest, &plan.dir, &compositions(&plan.dir)));

@@ -1,0 +1,161 @@
+//! The small init of an instance: process 1 of its PID namespace, and the waiter of a command that enters one.
+//!
+//! It sets up the instance's view, starts the program, passes signals on, collects orphans, and says how the program
+//! really ended (a bare process 1 can't be ended by its own SIGTERM and would report `abort()` as a segfault). When it
+//! exits the kernel ends whatever the program left running.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
+};
+use testground_linux::caps;
+use testground_linux::process::{self, ExitStatus, Reaped, SignalFd};
+
+use super::super::protocol::{InstanceSpec, ProgramEnd};
+use super::super::rootfs;
+
+/// Descriptors of a program. `stdin` is `/dev/null` where there is none.
+pub(super) struct Streams {
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+/// Runs as an instance's init and returns when its program has ended. `ends` takes the end, marked with `number`.
+pub(super) fn run(number: u32, spec: &InstanceSpec, netns: &OwnedFd, streams: Streams, ends: &OwnedFd) {
+    let end = match set_up(spec, netns) {
+        Ok(()) => start_and_wait(spec, streams),
+        Err(e) => ProgramEnd::NotStarted(e),
+    };
+    tell(ends, number, &end);
+}
+
+/// Runs as the waiter of a command inside the instance whose init is `target`.
+pub(super) fn run_inside(
+    number: u32,
+    spec: &InstanceSpec,
+    target: &OwnedFd,
+    streams: Streams,
+    ends: &OwnedFd,
+) {
+    let all = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::PROCESS_ID
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::NETWORK;
+    let entered = move_into_thread_name_spaces(target.as_fd(), all);
+    let entered = entered.map_err(|e| format!("failed to enter the instance: {e}"));
+    let end = match entered.and_then(|()| drop_power()) {
+        Ok(()) => start_and_wait(spec, streams),
+        Err(e) => ProgramEnd::NotStarted(e),
+    };
+    tell(ends, number, &end);
+}
+
+fn set_up(spec: &InstanceSpec, netns: &OwnedFd) -> Result<(), String> {
+    move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+        .map_err(|e| format!("failed to enter the network namespace: {e}"))?;
+    process::set_hostname(&spec.hostname).map_err(|e| format!("failed to set the host name: {e}"))?;
+    rootfs::enter_instance_view().map_err(super::text)?;
+    drop_power()
+}
+
+/// An instance has no power over the lab, whoever it runs as: no network or mount it could change.
+fn drop_power() -> Result<(), String> {
+    caps::keep_only(caps::CONTAINER, false).map_err(super::text)
+}
+
+fn start_and_wait(spec: &InstanceSpec, streams: Streams) -> ProgramEnd {
+    let mut command = Command::new(&spec.program);
+    command
+        .arg0(spec.argv.first().map_or("", String::as_str))
+        .args(spec.argv.iter().skip(1))
+        .env_clear()
+        .envs(spec.env.iter().map(|(k, v)| (k, v)))
+        .current_dir(&spec.cwd)
+        .stdin(streams.stdin.map_or_else(Stdio::null, Stdio::from))
+        .stdout(streams.stdout)
+        .stderr(streams.stderr)
+        .process_group(0);
+    let signals = match SignalFd::new(&SIGNALS) {
+        Ok(signals) => signals,
+        Err(e) => return ProgramEnd::NotStarted(super::text(e)),
+    };
+    let child = match command.spawn() {
+        Ok(child) => Pid::from_child(&child),
+        Err(e) => return ProgramEnd::NotStarted(not_started(spec, &e)),
+    };
+    // The command holds the streams' descriptors: whoever reads them must see their end when the program ends.
+    drop(command);
+    wait_for(child, &signals)
+}
+
+fn not_started(spec: &InstanceSpec, error: &io::Error) -> String {
+    let program = spec.program.display();
+    match error.kind() {
+        io::ErrorKind::NotFound if spec.program.exists() && !spec.cwd.exists() => {
+            format!("{}: no such directory to start in", spec.cwd.display())
+        }
+        io::ErrorKind::NotFound if spec.program.exists() => {
+            format!(
+                "{program}: its interpreter (the first line of a script, or the dynamic loader) does not exist"
+            )
+        }
+        _ => format!("{program}: {error}"),
+    }
+}
+
+/// Reaps everything that ends here until `program` has, passing signals on to it meanwhile.
+fn wait_for(program: Pid, signals: &SignalFd) -> ProgramEnd {
+    loop {
+        while let Ok(Reaped::Ended(pid, status)) = process::reap() {
+            if pid == program {
+                return match status {
+                    ExitStatus::Exited(code) => ProgramEnd::Exited(code),
+                    ExitStatus::Signaled { signal, core } => ProgramEnd::Signaled { signal, core },
+                };
+            }
+        }
+        // Interrupted or not: the loop looks at everything again.
+        let _ = poll(&mut [PollFd::new(signals, PollFlags::IN)], None);
+        while let Ok(Some((number, _))) = signals.read() {
+            if let Some(signal) = Signal::from_named_raw(number).filter(|s| *s != Signal::CHILD) {
+                let _ = kill_process(program, signal);
+            }
+        }
+    }
+}
+
+/// What an init listens to: the death of children, and whatever is passed on.
+const SIGNALS: [Signal; 10] = [
+    Signal::CHILD,
+    Signal::HUP,
+    Signal::INT,
+    Signal::QUIT,
+    Signal::TERM,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::WINCH,
+    Signal::CONT,
+    Signal::TSTP,
+];
+
+fn tell(ends: &OwnedFd, number: u32, end: &ProgramEnd) {
+    let line = serde_json::to_string(&(number, end)).unwrap_or_default() + "\n";
+    // Below PIPE_BUF a write is atomic: the ends of a thousand instances share one pipe.
+    let cut = if line.len() > 4096 { fallback(number) } else { line };
+    if let Ok(ends) = ends.try_clone() {
+        let _ = std::fs::File::from(ends).write_all(cut.as_bytes());
+    }
+}
+
+fn fallback(number: u32) -> String {
+    let end = ProgramEnd::NotStarted("the reason is too long to tell".to_owned());
+    serde_json::to_string(&(number, &end)).unwrap_or_default() + "\n"
+}

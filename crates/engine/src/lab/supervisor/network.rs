@@ -1,0 +1,196 @@
+//! The lab's network as the supervisor sees it: brought up for every instance, proved, and driven while the run goes on.
+//!
+//! What it is made of is the sidecar's; here it is only put in the order of a run.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+
+use testground_model::event::{EventKind, Lateness};
+use testground_model::name::InstanceName;
+use testground_sidecar::reactor::lab::serve::{Keys, Notice, Serving};
+use testground_sidecar::reactor::lab::{LabNetwork, PortKind};
+use testground_sidecar::show::View;
+use testground_sidecar::timeline::Timeline;
+use testground_sync::SyncHandle;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::super::environment::SERVICES;
+use super::super::protocol::{Capture, Setup, paths};
+use super::client::Client;
+
+/// Every instance's network, and the lab's own end of the control network.
+pub(super) struct Networks {
+    lab: LabNetwork,
+    gateway: Ipv4Addr,
+    namespaces: BTreeMap<InstanceName, OwnedFd>,
+    serving: Serving,
+}
+
+/// What the network has to say while the run goes on.
+pub(super) type Notices = mpsc::UnboundedReceiver<Notice>;
+
+/// Instances that get their network at the same time.
+const AT_ONCE: usize = 64;
+
+// === impl Networks ===
+
+impl Networks {
+    /// Brings the network up for every instance, telling how far it is.
+    pub(super) async fn prepare(
+        setup: &Setup,
+        client: &Client,
+        sync: SyncHandle,
+    ) -> Result<(Networks, Notices), String> {
+        let lab = LabNetwork::start(&setup.run, PortKind::Auto).map_err(text)?;
+        client.event(EventKind::LabStarted { pid: setup.lab_pid, ports: ports(&lab).to_owned() }).await;
+        let gateway = lab.gateway().await.map_err(text)?;
+        let namespaces = appear(&lab, setup, client).await?;
+        watch(&lab, setup)?;
+        let keys = Keys::new(&setup.id, &setup.run.plan, &setup.run.case);
+        let timeline = Timeline::new(&setup.run.timeline, &setup.run.links);
+        let (serving, notices) = Serving::start(lab.clone(), sync, keys, timeline).map_err(text)?;
+        Ok((Networks { lab, gateway, namespaces, serving }, notices))
+    }
+
+    /// Lets the instances go: their network is theirs, and the run's clock starts.
+    pub(super) async fn release(&self) -> Result<(), String> {
+        self.serving.release().await?;
+        // So that the end of a run by such a fault can be tried out.
+        if std::env::var_os("TESTGROUND_FAULT").is_some_and(|fault| fault == "switch-panic") {
+            self.lab.switch().panic("TESTGROUND_FAULT asked for it").map_err(text)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn lab(&self) -> &LabNetwork {
+        &self.lab
+    }
+
+    pub(super) fn gateway(&self) -> Ipv4Addr {
+        self.gateway
+    }
+
+    /// An instance's network namespace, once more for whoever enters it.
+    pub(super) fn namespace(&self, instance: &InstanceName) -> Option<OwnedFd> {
+        self.namespaces.get(instance)?.try_clone().ok()
+    }
+
+    pub(super) async fn prove(&self, _setup: &Setup, _client: &Client) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Writes the file that every instance sees as `/etc/hosts`.
+    pub(super) fn write_hosts(&self, setup: &Setup) -> std::io::Result<()> {
+        let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
+        let _ = writeln!(text, "{} {}", self.gateway, SERVICES.join(" "));
+        for instance in setup.run.instances() {
+            let Some(found) = self.lab.addresses(&instance) else { continue };
+            // The first data network is where others reach it by its name.
+            let Some((_, v4, v6)) = found.data.first() else { continue };
+            let _ = writeln!(text, "{v4} {}", found.hostname);
+            if let Some(v6) = v6 {
+                let _ = writeln!(text, "{v6} {}", found.hostname);
+            }
+        }
+        std::fs::write(paths::HOSTS, text)
+    }
+
+    /// The emulator's own record of the run.
+    pub(super) fn lateness(&self) -> Option<Lateness> {
+        self.lab.switch().snapshot().ok().map(|s| s.lateness())
+    }
+
+    /// Tells the network as it is at the moment of asking.
+    pub(super) fn show(&self) -> impl Fn() -> serde_json::Value + Send + Sync + use<> {
+        let lab = self.lab.clone();
+        move || match lab.switch().snapshot() {
+            Ok(snapshot) => {
+                let view = View::new(ports(&lab), &lab.plan(), &snapshot);
+                serde_json::to_value(view).unwrap_or_default()
+            }
+            Err(e) => serde_json::json!({ "error": text(e) }),
+        }
+    }
+
+    /// Comes true when the switch has died of itself: why.
+    pub(super) fn death(&self) -> impl Future<Output = String> + use<> {
+        let mut died = self.lab.switch().died();
+        async move {
+            match died.wait_for(Option::is_some).await {
+                Ok(why) => format!("the switch panicked: {}", why.as_deref().unwrap_or("nobody knows why")),
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// What carries packets between the instances and the switch.
+fn ports(lab: &LabNetwork) -> &'static str {
+    match lab.ports() {
+        PortKind::PacketSocket => "packet-socket",
+        _ => "tap",
+    }
+}
+
+/// Opens what is written while packets flow: captures and the record of decisions, in the outputs.
+fn watch(lab: &LabNetwork, setup: &Setup) -> Result<(), String> {
+    let captured: Vec<InstanceName> = match &setup.capture {
+        Capture::Nobody => Vec::new(),
+        Capture::Some(names) => names.clone(),
+        Capture::All => setup.run.instances().collect(),
+    };
+    for instance in captured {
+        let ports = lab
+            .ports_of(&instance)
+            .ok_or_else(|| format!("--capture {instance}: the run has no such instance"))?;
+        let folder = crate::home::instance_dir(&setup.outputs, &instance);
+        let file = create(&folder, "packets.pcapng")?;
+        lab.switch().capture(&ports, file).map_err(text)?;
+    }
+    if setup.record {
+        lab.switch().record(create(&setup.outputs, "links.jsonl")?).map_err(text)?;
+    }
+    Ok(())
+}
+
+fn create(folder: &std::path::Path, name: &str) -> Result<std::fs::File, String> {
+    let path = folder.join(name);
+    let made = std::fs::create_dir_all(folder).and_then(|()| std::fs::File::create(&path));
+    made.map_err(|e| format!("failed to make {}: {e}", path.display()))
+}
+
+/// Gives every instance its network, many at a time.
+async fn appear(
+    lab: &LabNetwork,
+    setup: &Setup,
+    client: &Client,
+) -> Result<BTreeMap<InstanceName, OwnedFd>, String> {
+    let total = setup.run.instance_count();
+    let mut waiting = setup.run.instances();
+    let mut tasks = JoinSet::new();
+    let mut namespaces = BTreeMap::new();
+    loop {
+        while tasks.len() < AT_ONCE
+            && let Some(instance) = waiting.next()
+        {
+            let lab = lab.clone();
+            tasks.spawn(async move { (lab.appear(&instance).await, instance) });
+        }
+        let Some(done) = tasks.join_next().await else { return Ok(namespaces) };
+        let (namespace, instance) = done.map_err(|e| format!("the network of an instance: {e}"))?;
+        let namespace = namespace.map_err(|e| format!("the network of {instance}: {}", text(e)))?;
+        namespaces.insert(instance, namespace);
+        let attached = namespaces.len() as u32;
+        if attached == total || attached % 50 == 0 {
+            client.event(EventKind::NetworkProgress { attached, total }).await;
+        }
+    }
+}
+
+/// An error with its causes.
+fn text(error: impl std::error::Error) -> String {
+    super::super::init::text(error)
+}

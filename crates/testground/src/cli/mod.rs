@@ -1,0 +1,105 @@
+//! The command line: one match over the subcommands, one file each.
+//!
+//! What was typed is here; what it means is worked out in the subcommand's file, and nothing below reads flags.
+
+mod describe;
+mod exec;
+mod healthcheck;
+mod network;
+mod pod;
+mod run;
+mod sidecar;
+mod spelling;
+mod version;
+
+use std::ffi::OsString;
+use std::process::ExitCode as ProcessExit;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use testground_model::outcome::ExitCode;
+
+/// Test distributed systems: real programs, their sidecars, and a network whose every link you choose.
+#[derive(Debug, Parser)]
+#[command(name = "testground", disable_version_flag = true, after_help = exit_codes())]
+struct Cli {
+    /// Say more of what happens inside (`LOG_LEVEL` has precedence).
+    #[arg(short = 'v', long = "verbose", visible_alias = "vv", global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Box<run::Args>),
+    Exec(exec::Args),
+    Network(network::Args),
+    Describe(describe::Args),
+    Healthcheck(healthcheck::Args),
+    Pod(pod::Args),
+    Sidecar(sidecar::Args),
+    Version(version::Args),
+}
+
+/// Runs the program.
+pub(crate) fn main() -> ProcessExit {
+    let command = Cli::command();
+    let typed: Vec<OsString> = spelling::long_flags(&command, std::env::args_os());
+    let matches = match command.try_get_matches_from(typed) {
+        Ok(matches) => matches,
+        Err(e) => {
+            let _ = e.print();
+            let code = if e.use_stderr() { ExitCode::Configuration } else { ExitCode::Success };
+            return ProcessExit::from(code as u8);
+        }
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ProcessExit::from(ExitCode::Configuration as u8);
+        }
+    };
+    log_to_stderr(cli.verbose);
+    let done = match cli.command {
+        Command::Run(args) => run::run(*args, cli.verbose),
+        Command::Exec(args) => return with_code(exec::run(args)),
+        Command::Network(args) => network::run(args),
+        Command::Describe(args) => describe::run(&args),
+        Command::Healthcheck(args) => healthcheck::run(&args),
+        Command::Pod(args) => return with_code(pod::run(args)),
+        Command::Sidecar(args) => sidecar::run(&args),
+        Command::Version(args) => version::run(&args),
+    };
+    match done {
+        Ok(code) => ProcessExit::from(code as u8),
+        Err(e) => fail(&e),
+    }
+}
+
+/// For commands with exit codes of their own.
+fn with_code(done: anyhow::Result<u8>) -> ProcessExit {
+    done.map_or_else(|e| fail(&e), ProcessExit::from)
+}
+
+/// The one place where an error becomes words and an exit code.
+fn fail(error: &anyhow::Error) -> ProcessExit {
+    eprintln!("error: {error:#}");
+    ProcessExit::from(ExitCode::Configuration as u8)
+}
+
+fn log_to_stderr(verbose: bool) {
+    let level =
+        std::env::var("LOG_LEVEL").unwrap_or_else(|_| if verbose { "debug" } else { "warn" }.to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(&level)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+fn exit_codes() -> String {
+    let mut text = String::from("Exit codes:\n");
+    for (code, meaning) in ExitCode::TABLE {
+        text.push_str(&format!("  {:>3}  {meaning}\n", code as u8));
+    }
+    text
+}

@@ -1,0 +1,190 @@
+//! From what was typed to runs with nothing left to decide: files are found and read here, `model` does the rest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use testground_engine::home::{self, Home, PlanDir};
+use testground_model::composition::{Composition, Files};
+use testground_model::diagnostic::{Checked, Diagnostics};
+use testground_model::manifest::Manifest;
+use testground_model::pick::{COMPOSITION_DIRS, Pick, pick};
+use testground_model::resolve::{Overrides, resolve};
+use testground_model::run::Run;
+use testground_model::single::Single;
+
+use super::{Common, SingleArgs, What};
+
+/// Runs in their order, and where their plan is.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) runs: Vec<Run>,
+    pub(super) plan_dir: PathBuf,
+    pub(super) concurrent_builds: usize,
+}
+
+/// There are mistakes in files, and they have been shown.
+#[derive(Debug)]
+pub(super) struct Mistaken;
+
+/// Finds, reads and resolves. The outer error is what kept the files from being read at all.
+pub(super) fn prepare(what: &What, common: &Common) -> anyhow::Result<Result<Prepared, Mistaken>> {
+    let home = Home::open(|name| std::env::var_os(name))?;
+    let here = std::env::current_dir().context("failed to find the working directory")?;
+    let ignore_artifacts = matches!(what, What::Composition { ignore_artifacts: true, .. });
+    let read = match what {
+        What::Path(path) if path.is_file() => composition_file(path, &home, &here)?,
+        What::Composition { file, .. } => composition_file(file, &home, &here)?,
+        What::Path(path) => plan_directory(&path.display().to_string(), &home, &here)?,
+        What::Single(single) => single_group(single, common, &home, &here)?,
+    };
+    let (plan, manifest, composition, folder) = match read {
+        Ok(read) => read,
+        Err(mistakes) => return Ok(Err(tell(&mistakes))),
+    };
+    let files = needed(&composition, &folder);
+    let overrides = Overrides {
+        run_ids: common.run_ids.clone(),
+        seed: common.seed,
+        fallback_seed: drawn_seed(),
+        timeout: common.timeout,
+        keep_going: common.keep_going,
+        ignore_artifacts,
+        disable_metrics: common.disable_metrics,
+    };
+    Ok(match resolve(&manifest, &composition, &files, &overrides) {
+        Ok(Checked { value: runs, warnings }) => {
+            eprint!("{}", warnings.render());
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            let wanted = composition.global.concurrent_builds.as_ref().map_or(0, |n| n.value as usize);
+            let concurrent_builds = if wanted == 0 { cores } else { wanted };
+            Ok(Prepared { runs, plan_dir: plan.dir, concurrent_builds })
+        }
+        Err(mistakes) => Err(tell(&mistakes)),
+    })
+}
+
+/// Shows runs as they were resolved.
+pub(super) fn show(prepared: &Prepared) {
+    println!("plan directory: {}", prepared.plan_dir.display());
+    for run in &prepared.runs {
+        println!("\n{}", serde_json::to_string_pretty(run).unwrap_or_default());
+    }
+}
+
+/// Everything that was read: the plan, its manifest, a composition, and the folder its files are relative to.
+type Read = Result<(PlanDir, Manifest, Composition, PathBuf), Diagnostics>;
+
+fn composition_file(file: &Path, home: &Home, here: &Path) -> anyhow::Result<Read> {
+    let text = fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
+    let composition = match Composition::parse(&file.display().to_string(), &text) {
+        Ok(composition) => composition,
+        Err(mistakes) => return Ok(Err(mistakes)),
+    };
+    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(here).to_owned();
+    let plan = home::find_plan(home, &composition.global.plan.value, here, Some(&folder))?;
+    Ok(manifest_of(&plan)?.map(|manifest| (plan, manifest, composition, folder)))
+}
+
+fn plan_directory(typed: &str, home: &Home, here: &Path) -> anyhow::Result<Read> {
+    let plan = home::find_plan(home, typed, here, None)?;
+    let manifest = match manifest_of(&plan)? {
+        Ok(manifest) => manifest,
+        Err(mistakes) => return Ok(Err(mistakes)),
+    };
+    let names = files_of(&plan.dir)?;
+    match pick(names.iter().map(String::as_str)) {
+        Pick::Composition(name) => {
+            let file = plan.dir.join(&name);
+            let text =
+                fs::read_to_string(&file).with_context(|| format!("failed to read {}", file.display()))?;
+            let shown = shown(&file, here);
+            let folder = file.parent().unwrap_or(&plan.dir).to_owned();
+            let composition = Composition::parse(&shown, &text);
+            Ok(composition.map(|composition| (plan, manifest, composition, folder)))
+        }
+        Pick::FirstCase { passed_over } => {
+            if !passed_over.is_empty() {
+                eprintln!(
+                    "warning: none of several compositions is called default, so the first test case is run; \
+                     there are {}",
+                    passed_over.join(", ")
+                );
+            }
+            let folder = plan.dir.clone();
+            let first = Single::first_case(&manifest);
+            Ok(first.map(|single| (plan, manifest, single.composition(), folder)))
+        }
+    }
+}
+
+fn single_group(args: &SingleArgs, common: &Common, home: &Home, here: &Path) -> anyhow::Result<Read> {
+    let plan = home::find_plan(home, &args.plan, here, None)?;
+    let single = Single {
+        plan: args.plan.clone(),
+        testcase: Some(args.testcase.clone()),
+        builder: args.builder.clone(),
+        runner: Some(args.runner.clone()),
+        instances: args.instances,
+        test_params: args.test_param.clone(),
+        build_cfg: args.build_cfg.clone(),
+        run_cfg: args.run_cfg.clone(),
+        dependencies: args.dep.clone(),
+        use_build: args.use_build.clone(),
+        disable_metrics: common.disable_metrics,
+    };
+    let folder = plan.dir.clone();
+    Ok(manifest_of(&plan)?.map(|manifest| (plan, manifest, single.composition(), folder)))
+}
+
+fn manifest_of(plan: &PlanDir) -> anyhow::Result<Result<Manifest, Diagnostics>> {
+    let file = &plan.manifest;
+    let text = fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
+    let here = std::env::current_dir().unwrap_or_default();
+    Ok(Manifest::parse(&shown(file, &here), &text))
+}
+
+/// A path as a user would write it: relative where it is below.
+fn shown(path: &Path, here: &Path) -> String {
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
+}
+
+/// Names of the files that may be compositions, relative to the plan.
+fn files_of(plan: &Path) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for dir in std::iter::once("").chain(COMPOSITION_DIRS) {
+        let folder = plan.join(dir);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(_) if !dir.is_empty() => continue,
+            Err(e) => return Err(e).with_context(|| format!("failed to read {}", folder.display())),
+        };
+        for entry in entries {
+            let entry = entry.with_context(|| format!("failed to read {}", folder.display()))?;
+            if let Some(name) = entry.file_name().to_str()
+                && entry.path().is_file()
+            {
+                names.push(if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") });
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// The files that a composition names.
+fn needed(composition: &Composition, folder: &Path) -> Files {
+    let read = |path: &str| fs::read_to_string(folder.join(path)).map_err(|e| e.to_string());
+    composition.needed_files().into_iter().map(|f| (f.path.value.clone(), read(&f.path.value))).collect()
+}
+
+fn tell(mistakes: &Diagnostics) -> Mistaken {
+    eprint!("{}", mistakes.render());
+    Mistaken
+}
+
+/// Any number that every language's signed integers hold.
+fn drawn_seed() -> u64 {
+    let mut chance = [0u8; 8];
+    let _ = rustix::rand::getrandom(&mut chance, rustix::rand::GetRandomFlags::empty());
+    u64::from_ne_bytes(chance) >> 1
+}

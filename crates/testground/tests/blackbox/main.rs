@@ -1,0 +1,7 @@
+//! Runs of the real binary, seen from outside.
+
+mod faults;
+mod instances;
+mod main_path;
+mod support;
+mod verdicts;

@@ -1,0 +1,174 @@
+//! What a user gets when all goes well.
+
+use std::collections::BTreeMap;
+
+use testground_model::event::EventKind;
+
+use crate::support::{Session, binary, composition};
+
+#[test]
+fn two_instances_run_and_the_table_says_so() {
+    let session = Session::with_plan("echo hello from $TEST_INSTANCE_INDEX", &composition(2, ""));
+    let done = session.run(&[]);
+    done.assert_success();
+    let mut lines = done.lines();
+    lines.sort();
+    assert_eq!(lines, ["hello from 0", "hello from 1"]);
+    assert!(done.stdout.contains("run finished with outcome = success (g:2/2)"), "{done:?}");
+    let kept = std::fs::read_to_string(done.outputs().join("g/1/stdout.log")).unwrap();
+    assert_eq!(kept, "hello from 1\n");
+}
+
+#[test]
+fn the_environment_has_every_variable_of_the_table() {
+    let session = Session::with_plan(
+        "env; echo CWD=$PWD; echo KERNEL_HOSTNAME=$(hostname 2>/dev/null || cat /proc/sys/kernel/hostname)",
+        &composition(1, "[groups.run]\ntest_params = { answer = 42, who = \"you\" }"),
+    );
+    let done = session.run(&["--seed", "7"]);
+    done.assert_success();
+    let env: BTreeMap<String, String> =
+        done.lines().iter().filter_map(|l| l.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect();
+    let outputs = done.outputs().join("g/0").display().to_string();
+    for (key, value) in [
+        ("TEST_PLAN", "plan"),
+        ("TEST_CASE", "case"),
+        ("TEST_BRANCH", ""),
+        ("TEST_REPO", ""),
+        ("TEST_TAG", ""),
+        ("TEST_INSTANCE_ROLE", ""),
+        ("TEST_INSTANCE_COUNT", "1"),
+        ("TEST_GROUP_INSTANCE_COUNT", "1"),
+        ("TEST_GROUP_ID", "g"),
+        ("TEST_INSTANCE_PARAMS", "answer=42|who=you"),
+        ("TEST_CAPTURE_PROFILES", ""),
+        ("TEST_SIDECAR", "true"),
+        ("TEST_DISABLE_METRICS", "false"),
+        ("TEST_OUTPUTS_PATH", outputs.as_str()),
+        ("TEST_SUBNET", "16.0.0.0/16"),
+        ("TEST_INSTANCE_INDEX", "0"),
+        ("SYNC_SERVICE_HOST", "testground-sync-service"),
+        ("SYNC_SERVICE_PORT", "5050"),
+        ("INFLUXDB_URL", "http://testground-influxdb:8086"),
+        ("REDIS_HOST", "testground-redis"),
+        ("HOSTNAME", "g-0"),
+        ("KERNEL_HOSTNAME", "g-0"),
+        ("CWD", outputs.as_str()),
+    ] {
+        assert_eq!(env.get(key).map(String::as_str), Some(value), "{key} in {env:#?}");
+    }
+    for key in ["TEST_RUN", "TEST_TEMP_PATH", "TEST_START_TIME", "TEST_INSTANCE_SEED"] {
+        assert!(env.get(key).is_some_and(|v| !v.is_empty()), "{key}");
+    }
+    assert!(!env.contains_key("TESTGROUND_HOME"), "the client's environment is its own");
+}
+
+#[test]
+fn everybody_is_found_by_name_and_every_address_is_its_own() {
+    let script = r#"
+cat /etc/hosts
+getent hosts g-0 g-1 testground-sync-service testground-influxdb testground-redis
+for f in /proc/net/fib_trie; do grep -c 'host LOCAL' $f; done
+testground sync signal up >/dev/null && testground sync barrier up 2 >/dev/null"#;
+    let session = Session::with_plan(script, &composition(2, ""));
+    let done = session.run(&[]);
+    done.assert_success();
+    let text = done.lines().join("\n");
+    for name in ["g-0", "g-1", "testground-sync-service", "testground-influxdb", "testground-redis"] {
+        assert!(text.lines().any(|l| l.split_whitespace().any(|w| w == name)), "{name}:\n{text}");
+    }
+    assert!(text.contains("192.18.0.1"), "{text}");
+}
+
+#[test]
+fn a_plan_without_an_sdk_signals_waits_publishes_and_shapes() {
+    let script = r#"
+set -e
+testground sync signal ready
+testground sync barrier ready 2
+testground sync publish greetings "{\"from\":$TEST_INSTANCE_INDEX}"
+testground sync subscribe greetings --count 2 | grep -c from
+testground sync network '{"network":"default","enable":true,"default":{"latency":20000000},"callback_state":"shaped"}'
+testground sync barrier shaped 2
+echo done"#;
+    let session = Session::with_plan(script, &composition(2, ""));
+    let done = session.run(&[]);
+    done.assert_success();
+    assert_eq!(done.lines().iter().filter(|l| *l == "done").count(), 2, "{done:?}");
+    let configured = done
+        .events
+        .iter()
+        .filter(|e| matches!(&e.kind, EventKind::NetworkConfigured { callback, .. } if callback == "shaped"));
+    assert_eq!(configured.count(), 2);
+}
+
+#[test]
+fn a_declared_link_is_proved_and_felt() {
+    // A connection to a closed port is refused after exactly one round trip.
+    let script = r#"
+testground sync signal up >/dev/null; testground sync barrier up 2 >/dev/null
+[ $TEST_INSTANCE_INDEX = 0 ] || { testground sync barrier done 1; exit 0; }
+for i in 1 2 3 4 5; do
+  a=${EPOCHREALTIME/./}; (exec 3<>/dev/tcp/g-1/9) 2>/dev/null; b=${EPOCHREALTIME/./}
+  echo rtt $((b - a))
+done
+testground sync signal done >/dev/null"#;
+    let links = "[[links]]\nfrom = \"g\"\nto = \"g\"\nlatency = \"25ms\"\n";
+    let session = Session::with_plan(script, &composition(2, links));
+    let done = session.run(&[]);
+    done.assert_success();
+    let mut trips: Vec<u64> =
+        done.lines().iter().filter_map(|l| l.strip_prefix("rtt ")?.parse().ok()).collect();
+    trips.sort_unstable();
+    assert_eq!(trips.len(), 5, "{done:?}");
+    assert!(trips[0] >= 50_000, "faster than the link allows: {trips:?}");
+    let proof = done.events.iter().find_map(|e| match &e.kind {
+        EventKind::ShapeProved(proof) => Some(proof.clone()),
+        _ => None,
+    });
+    let proof = proof.expect("the shape is proved");
+    let trip = proof.round_trip_p50.expect("a round trip").as_secs_f64();
+    assert!((0.050..0.060).contains(&trip), "{proof:?}");
+    assert!(proof.off.is_empty(), "{proof:?}");
+}
+
+#[test]
+fn a_dry_run_shows_the_run_and_starts_nothing() {
+    let session = Session::with_plan("touch /tmp/never", &composition(3, ""));
+    let done = session.testground(&["run", "--dry-run", "plan"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    for word in ["plan", "case", "local:exec", "16.0.0.0/16", "3"] {
+        assert!(done.stdout.contains(word), "{word}: {done:?}");
+    }
+    assert!(!session.path().join("home/data/outputs/local_exec").exists());
+}
+
+#[test]
+fn two_runs_at_once_do_not_meet() {
+    let script =
+        "ip -br addr 2>/dev/null; testground sync signal x; testground sync barrier x 2; echo met $?";
+    let session = Session::with_plan(script, &composition(2, ""));
+    let other = Session::with_plan(script, &composition(2, ""));
+    let (a, b) = (session.start(&[]), other.start(&[]));
+    let (a, b) = (a.wait(), b.wait());
+    a.assert_success();
+    b.assert_success();
+    for done in [a, b] {
+        // Two signals of its own, none of the other run's.
+        let mut counts: Vec<String> = done.lines().into_iter().filter(|l| l == "1" || l == "2").collect();
+        counts.sort();
+        assert_eq!(counts, ["1", "2"], "{done:?}");
+    }
+}
+
+#[test]
+fn version_and_help_speak_of_exit_codes() {
+    let session = Session::new();
+    let version = session.testground(&["version"]);
+    assert!(version.code == Some(0) && version.stdout.contains("Testground"), "{version:?}");
+    let help = session.testground(&["--help"]);
+    for (code, meaning) in testground_model::outcome::ExitCode::TABLE {
+        assert!(help.stdout.contains(meaning), "{} {meaning}: {help:?}", code as u8);
+    }
+    assert!(binary().exists());
+}
