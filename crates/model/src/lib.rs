@@ -16,6 +16,7 @@ pub mod regions;
 pub mod resolve;
 pub mod run;
 pub mod shape;
+mod show;
 pub mod single;
 pub mod topology;
 pub mod trace;

@@ -323,3 +323,111 @@ fn digits(chars: &mut std::str::Chars<'_>, first: Option<char>, count: usize, ra
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::composition::Files;
+    use crate::resolve::{Overrides, resolve};
+
+    const MANIFEST: &str = "name = \"p\"\n[builders.\"docker:go\"]\n[builders.\"exec:go\"]\nexec_pkg = \"./m\"\n[builders.\"exec:generic\"]\n[runners.\"local:docker\"]\n[runners.\"local:exec\"]\n[[testcases]]\nname = \"c\"\ninstances = { min = 1, max = 9, default = 4 }\n";
+
+    fn flags() -> Single {
+        let text = |s: &str| Some(s.to_owned());
+        Single {
+            plan: "p".into(),
+            testcase: text("c"),
+            builder: "exec:go".into(),
+            runner: text("local:exec"),
+            instances: 2,
+            ..Single::default()
+        }
+    }
+
+    fn shown(single: &Single) -> Result<crate::run::Run, String> {
+        let manifest = Manifest::parse("manifest.toml", MANIFEST).unwrap();
+        let resolved = resolve(&manifest, &single.composition(), &Files::new(), &Overrides::default());
+        resolved.map(|mut c| c.value.remove(0)).map_err(|e| e.render())
+    }
+
+    #[test]
+    fn values_of_flags_are_typed_as_before() {
+        let text = |s: &str| Value::String(s.to_owned());
+        for (typed, value) in [
+            ("5", Value::Integer(5)),
+            ("-5", Value::Integer(-5)),
+            ("0.5", Value::Float(0.5)),
+            ("1e3", Value::Float(1000.0)),
+            ("true", Value::Bool(true)),
+            ("F", Value::Bool(false)),
+            ("yes", text("yes")),
+            ("nan", text("nan")),
+            ("\"5\"", text("5")),
+            ("\"a\\tb\\u00e4\\x41\"", text("a\tbäA")),
+            ("`a\\n`", text("a\\n")),
+            ("'x'", text("x")),
+            ("'xy'", text("'xy'")),
+            ("\"open", text("\"open")),
+            ("\"\\q\"", text("\"\\q\"")),
+            ("", text("")),
+        ] {
+            assert_eq!(typed_value(typed), value, "{typed}");
+        }
+    }
+
+    #[test]
+    fn flags_become_one_group() {
+        let single = Single {
+            test_params: vec!["a=1".into(), "b=x=y".into(), "a=2".into()],
+            build_cfg: vec!["exec_pkg=./other".into(), "fresh_gomod=true".into()],
+            run_cfg: vec!["timeout=7".into(), "grace=\"3s\"".into()],
+            dependencies: vec!["m=@v1".into(), "n=fork@v2".into()],
+            use_build: Some("/artifact".into()),
+            ..flags()
+        };
+        let run = shown(&single).unwrap();
+        let group = &run.groups[0];
+        assert_eq!((group.id.as_str(), group.instances, run.instance_count()), ("single", 2, 2));
+        assert_eq!((group.params["a"].as_str(), group.params["b"].as_str()), ("2", "x=y"));
+        assert_eq!(group.build.config["exec_pkg"], Value::String("./other".into()));
+        assert_eq!(group.build.config["fresh_gomod"], Value::Bool(true));
+        assert_eq!(group.build.dependencies["m"].target, None);
+        assert_eq!(group.build.dependencies["n"].target.as_deref(), Some("fork"));
+        assert_eq!(group.build.artifact.as_deref(), Some("/artifact"));
+        assert_eq!((run.settings.timeout.as_secs(), run.settings.grace.as_secs()), (7, 3));
+    }
+
+    #[test]
+    fn mistakes_point_into_the_flags() {
+        for (single, says) in [
+            (Single { test_params: vec!["a".into()], ..flags() }, "--test-param a"),
+            (Single { test_params: vec!["a=x|y".into()], ..flags() }, "holds `|`"),
+            (Single { dependencies: vec!["m=v1".into()], ..flags() }, "module=target@version"),
+            (Single { dependencies: vec!["m=a@b@c".into()], ..flags() }, "module=target@version"),
+            (Single { run_cfg: vec!["timout=1".into()], ..flags() }, "did you mean `timeout`?"),
+            (Single { build_cfg: vec!["exec_pgk=1".into()], ..flags() }, "did you mean `exec_pkg`?"),
+            (Single { testcase: Some("d".into()), ..flags() }, "test case d not found in plan p"),
+            (
+                Single { instances: 10, ..flags() },
+                "total instance count (10) outside of allowable range [1, 9]",
+            ),
+            (Single { instances: 0, ..flags() }, "0 is out of range"),
+            (Single { builder: "exec:goo".into(), ..flags() }, "did you mean `exec:go`?"),
+        ] {
+            let found = shown(&single).unwrap_err();
+            assert!(found.contains(says) && found.contains("command line:"), "{found}");
+            assert!(found.contains("1 error"), "{found}");
+        }
+    }
+
+    #[test]
+    fn the_first_case_runs_with_what_can_be_used() {
+        let manifest = Manifest::parse("manifest.toml", MANIFEST).unwrap();
+        let first = Single::first_case(&manifest).unwrap();
+        assert_eq!((first.testcase.as_deref(), first.instances), (Some("c"), 4));
+        assert_eq!((first.builder.as_str(), first.runner.as_deref()), ("exec:generic", Some("local:exec")));
+        let docker = MANIFEST.replace("[runners.\"local:exec\"]", "");
+        let refused = Single::first_case(&Manifest::parse("m", &docker).unwrap()).unwrap_err().render();
+        assert!(refused.contains("no builder and runner that can be used"), "{refused}");
+    }
+}

@@ -351,7 +351,7 @@ fn later_entries_build_upon_earlier_ones() {
         other => panic!("{other:?}"),
     };
     let base = LinkShape { latency: MS(50), bandwidth: Some(10_000_000), ..LinkShape::default() };
-    let lossy = LinkShape { loss: Loss::Random(Chance::percent(1.0)), ..base.clone() };
+    let lossy = LinkShape { loss: Loss::Random(Chance::percent(1.0)), ..base };
     assert_eq!(shape(0), lossy);
     assert_eq!(shape(1), LinkShape { latency: MS(5), ..lossy });
     assert_eq!(shape(3), LinkShape { bandwidth: Some(1_000_000), ..base });

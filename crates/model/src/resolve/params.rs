@@ -24,6 +24,11 @@ impl Resolver<'_> {
                 if typed.contains_key(name.as_str()) {
                     continue;
                 }
+                if parameter.value.default.is_none() {
+                    let message =
+                        format!("parameter {name} has no default and nobody sets it: instances read `null`");
+                    self.error(parameter.place.warning(message));
+                }
                 let value = parameter.value.effective_default();
                 for mistake in check_param([&parameter.place; 2], name, value) {
                     self.error(mistake);
