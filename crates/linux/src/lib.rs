@@ -10,6 +10,7 @@ mod netlink;
 pub mod netns;
 pub mod packet_socket;
 pub mod poll;
+pub mod probe;
 pub mod process;
 pub mod route;
 pub mod tap;

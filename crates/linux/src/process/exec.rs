@@ -284,9 +284,11 @@ impl Prepared {
                 _ => return Err(Abandoned),
             }
         }
+        // Past the C library, which keeps two signals for itself and would pass them on as ignored. A kernel's `struct
+        // sigaction` of zeroes, of whatever length, is the default disposition. It fails for KILL and STOP.
+        let default = [0u64; 8];
         for number in 1..=64 {
-            // Fails for KILL, STOP and those that the C library keeps for itself, which is of no matter.
-            libc::signal(number, libc::SIG_DFL);
+            libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), ptr::null_mut::<u64>(), 8usize);
         }
         for namespace in &self.enter {
             if libc::setns(namespace.as_raw_fd(), 0) < 0 {
