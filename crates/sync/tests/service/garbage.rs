@@ -12,7 +12,7 @@ const AT_ONCE: Sweep =
 #[tokio::test]
 async fn a_finished_runs_keys_go_and_a_running_runs_stay() {
     let Some(redis) = RedisServer::start("a_finished_runs_keys_go_and_a_running_runs_stay") else { return };
-    let service = LocalService::over(&redis).await;
+    let service = LocalService::over(&redis.url()).await;
     let a = client(service.address, "a").await;
     for run in ["over", "on"] {
         for n in 0..40 {
@@ -48,7 +48,7 @@ async fn a_finished_runs_keys_go_and_a_running_runs_stay() {
 async fn what_somebody_waits_for_stays() {
     let Some(redis) = RedisServer::start("what_somebody_waits_for_stays") else { return };
     // One service has the waiters, the other one sweeps.
-    let (service, other) = (LocalService::over(&redis).await, LocalService::over(&redis).await);
+    let (service, other) = (LocalService::over(&redis.url()).await, LocalService::over(&redis.url()).await);
     let a = client(service.address, "a").await;
     a.signal("run:r:states:awaited").await.unwrap();
     a.publish("run:r:topics:read", "1").await.unwrap();
@@ -73,7 +73,7 @@ async fn what_somebody_waits_for_stays() {
 #[tokio::test]
 async fn a_run_that_nobody_claims_goes_after_its_time() {
     let Some(redis) = RedisServer::start("a_run_that_nobody_claims_goes_after_its_time") else { return };
-    let service = LocalService::over(&redis).await;
+    let service = LocalService::over(&redis.url()).await;
     service.handle.signal("a", "run:lost:states:s").await.unwrap();
     service.handle.signal("a", "no-run-in-this-name").await.unwrap();
     assert_eq!(service.handle.sweep(&AT_ONCE).await.unwrap(), []);

@@ -84,7 +84,7 @@ fn two_services_over_one_redis_answer_as_the_model() {
     let Some(redis) = RedisServer::start("two_services_over_one_redis_answer_as_the_model") else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let services =
-        runtime.block_on(async { [LocalService::over(&redis).await, LocalService::over(&redis).await] });
+        runtime.block_on(async { [LocalService::over(&redis.url()).await, LocalService::over(&redis.url()).await] });
     check(&runtime, &services, 64);
 }
 

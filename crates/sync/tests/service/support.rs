@@ -69,6 +69,10 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
     /// Starts it again after [`RedisServer::kill`], with what it had written down.
     pub(crate) fn launch(&mut self) {
         assert!(self.child.is_none(), "it runs already");
@@ -156,8 +160,8 @@ impl LocalService {
         LocalService::serve(Service::in_memory(options, None)).await
     }
 
-    pub(crate) async fn over(redis: &RedisServer) -> LocalService {
-        let service = Service::over_redis(&redis.url(), Options::default(), None).await.unwrap();
+    pub(crate) async fn over(store: &str) -> LocalService {
+        let service = Service::over_redis(store, Options::default(), None).await.unwrap();
         LocalService::serve(service).await
     }
 

@@ -27,9 +27,8 @@ pub(super) struct Problem {
 /// All items there are, or those that come first within `wait`.
 pub(super) async fn list(mut items: Subscription, after: u64, wait: Duration) -> Result<Response, Problem> {
     let mut found = Vec::new();
-    match tokio::time::timeout(wait, items.next()).await {
-        Ok(first) => found.push(first?),
-        Err(_) => {}
+    if let Ok(first) = tokio::time::timeout(wait, items.next()).await {
+        found.push(first?);
     }
     while found.len() < MAX_LIST
         && let Some(item) = items.ready()
