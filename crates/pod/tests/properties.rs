@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use testground_pod::machine::{
-    Action, ContainerId, ContainerKind, Event, Exit, HookKind, Instance, Machine, ProbeKind, ProbeOutcome, PullError,
-    Settings, Text, Timing,
+    Action, ContainerId, ContainerKind, Event, Exit, HookKind, Instance, Machine, ProbeKind, ProbeOutcome,
+    PullError, Settings, Text, Timing,
 };
 use testground_pod::simulate::script::Script;
 use testground_pod::simulate::simulate;
@@ -36,12 +36,15 @@ fn container(kind: ContainerKind) -> impl Strategy<Value = Value> {
     let maybe = proptest::option::weighted::<BoxedStrategy<Value>>;
     let hooks = (maybe(0.2, handler().boxed()), maybe(0.3, handler().boxed()));
     let probes = (maybe(0.2, probe().boxed()), maybe(0.2, probe().boxed()), maybe(0.2, probe().boxed()));
-    let policy = proptest::option::weighted(0.2, prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")]);
+    let policy =
+        proptest::option::weighted(0.2, prop_oneof![Just("Always"), Just("OnFailure"), Just("Never")]);
     let rule = proptest::option::weighted(0.15, (any::<bool>(), 0..4i32));
     (hooks, probes, policy, rule).prop_map(move |((post, pre), (startup, live, ready), policy, rule)| {
         let mut container = json!({"image": "a:1"});
         if kind != ContainerKind::Init {
-            for (name, probe) in [("startupProbe", startup), ("livenessProbe", live), ("readinessProbe", ready)] {
+            for (name, probe) in
+                [("startupProbe", startup), ("livenessProbe", live), ("readinessProbe", ready)]
+            {
                 if let Some(mut probe) = probe {
                     if name != "readinessProbe" {
                         probe["successThreshold"] = json!(1);
@@ -173,8 +176,14 @@ fn script_for(pod: &Pod, (behaviours, befall, delete): &Drawn, engine: bool) -> 
 
 // === what holds ===
 
+/// A few cases in everyday tests; `PROPTEST_CASES` asks for more.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(64);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn a_pod_that_is_stopped_ends_within_its_grace_and_two_seconds(
@@ -250,7 +259,9 @@ proptest! {
             let event = random_event(what, ContainerId(id), attempt, number);
             machine.on(now, event);
             judge.hear(&mut machine, now, number % 3 == 0)?;
-            prop_assert!(machine.next_deadline().is_none_or(|due| due + Duration::from_millis(1) >= now));
+            machine.tick(now);
+            judge.hear(&mut machine, now, false)?;
+            prop_assert!(machine.next_deadline().is_none_or(|due| due > now), "{:?} at {now:?}", machine.next_deadline());
         }
     }
 }
@@ -307,7 +318,10 @@ impl Judge {
     }
 
     fn judge(&mut self, machine: &Machine, action: &Action) -> Result<Option<Event>, TestCaseError> {
-        prop_assert!(!self.forgotten || matches!(action, Action::Gone | Action::Report(_)), "{action:?} after the end");
+        prop_assert!(
+            !self.forgotten || matches!(action, Action::Gone | Action::Report(_)),
+            "{action:?} after the end"
+        );
         Ok(match action {
             Action::CreateSandbox { .. } => Some(Event::SandboxCreated),
             Action::StopSandbox => Some(Event::SandboxStopped),
@@ -315,12 +329,20 @@ impl Judge {
             Action::Create { instance, .. } => {
                 let key = (instance.container.0, instance.attempt);
                 prop_assert!(self.created.insert(key, false).is_none(), "{key:?} is created twice");
-                prop_assert!(machine.running(instance.container).is_none(), "{key:?} is created beside a running one");
+                prop_assert!(
+                    machine.running(instance.container).is_none(),
+                    "{key:?} is created beside a running one"
+                );
                 Some(Event::Created(*instance))
             }
             Action::Start(instance) => {
                 let started = self.created.get_mut(&(instance.container.0, instance.attempt));
-                prop_assert_eq!(started.as_deref(), Some(&false), "{:?} is started twice, or not created", instance);
+                prop_assert_eq!(
+                    started.as_deref(),
+                    Some(&false),
+                    "{:?} is started twice, or not created",
+                    instance
+                );
                 started.into_iter().for_each(|started| *started = true);
                 Some(Event::Started(*instance))
             }
@@ -363,7 +385,10 @@ fn runs_at(lane: &Lane, at: Duration) -> bool {
 /// A hook of the container itself that stops it.
 fn told_by_hook(lane: &Lane, at: Duration) -> bool {
     lane.spans.iter().any(|span| matches!(span.what, SpanKind::Hook { .. }) && span.to == at)
-        || lane.points.iter().any(|p| p.at == at && matches!(p.is(), Point::Signal { signal, .. } if signal.is_kill()))
+        || lane
+            .points
+            .iter()
+            .any(|p| p.at == at && matches!(p.is(), Point::Signal { signal, .. } if signal.is_kill()))
 }
 
 /// Lives follow one another: each starts after the one before has ended, and ends once.
@@ -385,7 +410,10 @@ fn lanes_make_sense(timeline: &Timeline) -> Result<(), String> {
                     alive = None;
                 }
                 Point::Signal { attempt, .. } if alive != Some(*attempt) => {
-                    return Err(format!("{} is sent a signal while it does not run at {:?}", lane.name, point.at));
+                    return Err(format!(
+                        "{} is sent a signal while it does not run at {:?}",
+                        lane.name, point.at
+                    ));
                 }
                 _ => {}
             }

@@ -362,6 +362,7 @@ impl World {
         let script = hook_behaviour(&process.behaviour, hook).clone();
         let exec = process.exec_hooks[hook as usize];
         let alive = process.alive.as_mut().filter(|alive| alive.instance == instance);
+        let stops = script.stops && alive.is_some();
         match alive {
             // It was cut off: with its container, or with the engine.
             None if exec => return None,
@@ -372,7 +373,7 @@ impl World {
             None => {}
         }
         log.push(Happened::HookEnded(instance, hook, Some(!script.fails)));
-        if script.stops {
+        if stops {
             log.push(Happened::Signalled(instance, Signal::term()));
             self.told(now, instance);
         }
