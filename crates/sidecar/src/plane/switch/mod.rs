@@ -39,7 +39,7 @@ pub use snapshot::Snapshot;
 
 /// A running switch. Dropping it stops it.
 ///
-/// Every call but [`Switch::install`] waits for the pump's answer, which takes well under a millisecond; a switch
+/// Every call waits for the pump's answer, which takes well under a millisecond; a switch
 /// that died answers with [`SwitchError::Died`] at once.
 #[derive(Debug)]
 pub struct Switch {
@@ -57,7 +57,7 @@ pub(crate) enum Command {
     Readdress(PortId, Vec<IpAddr>, Reply<Result<(), SwitchError>>),
     AllowPeers(PortId, bool, Reply<Result<(), SwitchError>>),
     Detach(PortId, Reply<Result<(), SwitchError>>),
-    Install(Arc<Plan>),
+    Install(Arc<Plan>, Reply<()>),
     Snapshot(Reply<Box<Snapshot>>),
     Capture(Vec<PortId>, File, Reply<Result<(), SwitchError>>),
     Record(File, Reply<Result<(), SwitchError>>),
@@ -103,10 +103,10 @@ impl Switch {
         self.ask(|reply| Command::Detach(port, reply))?
     }
 
-    /// Puts a plan in force for every packet that arrives from now on. Packets that wait keep their departure, and a
+    /// Puts a plan in force for every packet that comes after this returned. Packets that wait keep their departure, and a
     /// class that is still there keeps its backlog.
     pub fn install(&self, plan: Arc<Plan>) -> Result<(), SwitchError> {
-        self.tell(Command::Install(plan))
+        self.ask(|reply| Command::Install(plan, reply))
     }
 
     /// What the switch has done so far: counters, drops by cause, lateness, memory.

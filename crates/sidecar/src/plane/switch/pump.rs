@@ -216,9 +216,10 @@ impl Pump {
             }
             Command::AllowPeers(port, allow, reply) => drop(reply.send(self.fabric.allow_peers(port, allow))),
             Command::Detach(port, reply) => drop(reply.send(self.detach(port))),
-            Command::Install(plan) => {
+            Command::Install(plan, reply) => {
                 let now = self.now();
                 self.fabric.install(plan, now);
+                let _ = reply.send(());
             }
             Command::Snapshot(reply) => drop(reply.send(Box::new(self.snapshot()))),
             Command::Capture(ports, file, reply) => {

