@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use serde_json::Value;
 use testground_model::event::{BarrierWait, Proof};
 use testground_model::outcome::{InstanceEnd, RunOutcome};
 use testground_model::shape::{Chance, Filter, LinkShape, Loss};
@@ -172,7 +173,7 @@ fn other_effects(shape: &LinkShape) -> Option<String> {
 
 fn facts(out: &mut String, record: &Record, width: usize) {
     out.push('\n');
-    if let Some(late) = &record.lateness {
+    if let Some(late) = record.lateness.as_ref().filter(|l| l.packets > 0 || !l.drops.is_empty()) {
         let mut text = format!(
             "{}; released late by {:.0} us (p50), {:.0} us (p99), {:.0} us (worst)",
             counted(late.packets, "packet"),
@@ -207,15 +208,25 @@ fn failures(out: &mut String, record: &Record, width: usize, paint: Paint) {
         let words = wrapped("  ", &format!("{instance} {}{after}", tame(&end.to_string())), width);
         out.push_str(&paint.red(words.trim_end()));
         out.push('\n');
-        let hidden = last_lines.len().saturating_sub(MOST_LINES);
-        for line in &last_lines[hidden..] {
-            let _ = writeln!(out, "    | {}", words::cut(&tame(line), width - 6));
+        let said: Vec<String> = last_lines.iter().filter_map(|line| spoken(line)).collect();
+        let hidden = said.len().saturating_sub(MOST_LINES);
+        for line in &said[hidden..] {
+            let _ = writeln!(out, "    | {}", words::cut(line, width - 6));
         }
     }
     if causes.len() > MOST_CAUSES {
         let names: Vec<String> = causes[MOST_CAUSES..].iter().map(|e| e.instance.to_string()).collect();
         out.push('\n');
         out.push_str(&wrapped("  also failed: ", &list(&names, MOST_NAMES), width));
+    }
+}
+
+/// A line as an instance meant it: of the event protocol only what messages say, for the rest is in the report already.
+fn spoken(line: &str) -> Option<String> {
+    let event = serde_json::from_str::<Value>(line).ok().and_then(|value| value.get("event").cloned());
+    match event {
+        None => Some(tame(line)),
+        Some(event) => event.pointer("/message_event/message").and_then(Value::as_str).map(tame),
     }
 }
 
@@ -248,9 +259,9 @@ fn waits(out: &mut String, record: &Record, width: usize) {
             .map(|b| format!("barrier {} ({} of {})", tame(&b.state), b.count, b.target))
             .collect();
         let what = match (barriers.as_slice(), &wait.last_word) {
-            ([], None) => "waits at no barrier".to_owned(),
-            ([], Some(word)) => format!("waits at no barrier; last said: {}", words::cut(&tame(word), 60)),
-            (barriers, _) => format!("waits at {}", barriers.join(", ")),
+            ([], None) => "at work, waiting at no barrier".to_owned(),
+            ([], Some(word)) => format!("at work; last said: {}", words::cut(&tame(word), 60)),
+            (barriers, _) => format!("waiting at {}", barriers.join(", ")),
         };
         match alike.iter_mut().find(|(known, _)| *known == what) {
             Some((_, names)) => names.push(wait.instance.to_string()),
@@ -281,13 +292,15 @@ fn verdict(out: &mut String, record: &Record, finished: &Finished, width: usize,
         RunOutcome::LabLost { .. } => "lost",
         _ => "failure",
     };
-    // The first line is the cause; a build's cause has the end of its tool's output below it, which stays as it is.
+    // The first line is the cause. What an instance wrote is above; what a build's tool wrote stands below.
     let mut lines = cause.lines();
     let first =
         wrapped("  ", &format!("{ended} after {took}: {}", tame(lines.next().unwrap_or_default())), width);
     let _ = writeln!(out, "{}", paint.red(first.trim_end()));
-    for line in lines {
-        let _ = writeln!(out, "  {}", tame(line).trim_end());
+    if record.causes().next().is_none() {
+        for line in lines {
+            let _ = writeln!(out, "  {}", tame(line).trim_end());
+        }
     }
     if let Some(run) = &record.run {
         let _ = writeln!(out, "run \"{run}\" failed");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use testground_model::event::{BarrierWait, Event, EventKind, Lateness, Proof, Report, Stream};
+use testground_model::event::{BarrierWait, Event, EventKind, InstanceWait, Lateness, Proof, Report, Stream};
 use testground_model::name::{InstanceName, RunId};
 use testground_model::outcome::{GroupTally, InstanceEnd, RunOutcome};
 use testground_model::shape::{Chance, Jitter, LinkShape, Loss};
@@ -169,6 +169,12 @@ fn failure() -> Story {
         waiting: (0..11).map(|i| format!("clients[{i}]")).collect(),
         missing: vec!["servers[0]".into()],
     };
+    let lines = [
+        "first\tline",
+        r#"{"ts":1,"event":{"start_event":{"runenv":{}}}}"#,
+        r#"{"ts":2,"event":{"message_event":{"message":"meeting the others"}}}"#,
+        "panic: no route to host",
+    ];
     let cause = "servers[0] exited with code 3: panic: no route to host while the others were waiting for it at \
                  barrier ready";
     story
@@ -176,20 +182,43 @@ fn failure() -> Story {
         .then(1, EventKind::InstancesReleased)
         .then(1, EventKind::Warning { message: "the clock of this machine went back by 2 s".into() })
         .then(100, EventKind::Stalled { seconds: 5.0, barriers: vec![waiting(11)] })
-        .then(
-            1,
-            ended(
-                "servers",
-                0,
-                InstanceEnd::ExitCode { code: 3 },
-                &["first\tline", "panic: no route to host"],
-            ),
-        )
+        .then(1, ended("servers", 0, InstanceEnd::ExitCode { code: 3 }, &lines))
         .then(1, said("clients", 3, Report::Failure { error: "peer is gone".into() }))
         .then(1, ended("clients", 3, InstanceEnd::ReportedFailure { error: "peer is gone".into() }, &[]))
         .then(1, ended("clients", 4, InstanceEnd::Signal { signal: 11, core: true }, &[]))
         .then(1, ended("clients", 5, InstanceEnd::Stopped, &[]))
+        .then(1, EventKind::Waits { waits: Vec::new() })
         .finish(RunOutcome::Failure { cause: cause.into() }, &[("clients", 0, 11), ("servers", 0, 1)]);
+    story
+}
+
+/// A run whose time is over while some wait and some work.
+fn timeout() -> Story {
+    let mut story = Story::new();
+    let barrier = BarrierWait {
+        state: "ready".into(),
+        count: 2,
+        target: 5,
+        waiting: vec!["clients[0]".into(), "clients[1]".into()],
+        missing: vec!["clients[2]".into()],
+    };
+    let wait = |index, barriers: &[BarrierWait], word: Option<&str>| InstanceWait {
+        instance: InstanceName::new("clients", index),
+        barriers: barriers.to_vec(),
+        last_word: word.map(str::to_owned),
+    };
+    let waits = vec![
+        wait(0, std::slice::from_ref(&barrier), Some("hello")),
+        wait(1, &[barrier], None),
+        wait(2, &[], Some("computing")),
+        wait(3, &[], None),
+    ];
+    let cause = "the run took longer than 10 s";
+    story
+        .beginning(4)
+        .then(1, EventKind::InstancesReleased)
+        .then(9000, EventKind::Waits { waits })
+        .finish(RunOutcome::TimedOut { cause: cause.into() }, &[("clients", 0, 4)]);
     story
 }
 
@@ -213,6 +242,11 @@ fn a_good_run_reads_well() {
 #[test]
 fn a_failed_run_shows_its_cause() {
     golden("failure.txt", &failure().shown());
+}
+
+#[test]
+fn a_run_out_of_time_says_what_everybody_waits_for() {
+    golden("timeout.txt", &timeout().shown());
 }
 
 #[test]

@@ -118,7 +118,8 @@ pub(super) fn tame(text: &str) -> String {
         c if c.is_control() => '\u{b7}',
         c => c,
     };
-    text.chars().map(safe).collect()
+    let lines = text.trim_end().lines().map(|line| line.chars().map(safe).collect::<String>());
+    lines.collect::<Vec<_>>().join("; ")
 }
 
 /// Cuts at a number of characters, with a mark where something is missing.
@@ -180,7 +181,7 @@ mod tests {
         assert_eq!(text, "  - one two\n    three four\n    five six\n");
         assert_eq!(wrapped("> ", "a-word-that-is-too-long b", 10), "> a-word-that-is-too-long\n  b\n");
         assert_eq!(cut("abcdef", 4), "abc…");
-        assert_eq!(tame("a\x1b[31mred\tb\r"), "a·[31mred b·");
+        assert_eq!(tame("a\x1b[31mred\tb\rc\nd\n"), "a·[31mred b·c; d");
         let names: Vec<String> = ["a", "b", "c"].map(String::from).to_vec();
         assert_eq!(
             (list(&names, 2), list(&names, 3), list(&[], 3)),
