@@ -18,7 +18,8 @@ impl Asked<'_> {
         if let Some(held) = self.named(text) {
             return Some(held);
         }
-        let text = text.trim_end_matches(" kept").trim_end_matches(" start order").trim_start_matches("order ");
+        let text =
+            text.trim_end_matches(" kept").trim_end_matches(" start order").trim_start_matches("order ");
         if let Some((first, rest)) = text.split_once("; ").filter(|_| !text.starts_with("overlap")) {
             return Some(self.holds(first)? && self.holds(rest)?);
         }
@@ -29,12 +30,15 @@ impl Asked<'_> {
             ["starts", name] => !self.starts(name).is_empty(),
             [hook, "starts" | "runs"] if hook.starts_with("preStop(") => !self.starts(hook).is_empty(),
             ["event", reason] => self.timeline.events.iter().any(|e| e.is().record.reason == *reason),
-            ["exit", "order", names] => self.in_order(&names.split(',').map(|n| self.last_exit(n)).collect::<Vec<_>>()),
+            ["exit", "order", names] => {
+                self.in_order(&names.split(',').map(|n| self.last_exit(n)).collect::<Vec<_>>())
+            }
             ["never-starts", names @ ..] => names.iter().all(|name| self.starts(name).is_empty()),
             ["not-restarted", names @ ..] => names.iter().all(|name| self.restarts(name) == 0),
-            ["overlap", ..] => text.trim_start_matches("overlap ").split("; ").all(|pair| {
-                pair.split_once(' ').is_some_and(|(a, b)| self.overlap(a, b))
-            }),
+            ["overlap", ..] => text
+                .trim_start_matches("overlap ")
+                .split("; ")
+                .all(|pair| pair.split_once(' ').is_some_and(|(a, b)| self.overlap(a, b))),
             [name, "exits<starts", other] | ["exits", name, "<", "starts", other] => {
                 let nth = usize::from(other.ends_with("#2"));
                 let start = self.starts(other.trim_end_matches("#2")).get(nth).copied();
@@ -116,14 +120,20 @@ impl Asked<'_> {
             "gone within ~90s, well before grace" => gone(90.0, delete),
             "gone within 61s, not 180s" => gone(61.0, delete),
             "gone within 60s after the container stops" => gone(60.0, last_end()),
-            "no restart during termination" => !after(&|l| l.starts().any(|s| delete.is_none_or(|d| secs(s) > d))),
+            "no restart during termination" => {
+                !after(&|l| l.starts().any(|s| delete.is_none_or(|d| secs(s) > d)))
+            }
             "no sidecar restart for 20s after delete" => {
-                let starts = |n: &&str| self.starts(n).iter().any(|s| delete.is_none_or(|d| *s > d && *s < d + 20.0));
+                let starts =
+                    |n: &&str| self.starts(n).iter().any(|s| delete.is_none_or(|d| *s > d && *s < d + 20.0));
                 !sidecars.iter().filter(|n| timeline.lane(n).is_some()).any(starts)
             }
             "sc2 gets SIGTERM at once" => self.before_within(delete, self.term("sc2"), 1.0),
             "preStop starts of sc1..3 within 1s" => {
-                let at: Vec<f64> = sidecars.iter().filter_map(|n| self.starts(&format!("preStop({n})")).first().copied()).collect();
+                let at: Vec<f64> = sidecars
+                    .iter()
+                    .filter_map(|n| self.starts(&format!("preStop({n})")).first().copied())
+                    .collect();
                 at.len() == 3 && at.iter().fold(0.0, |m: f64, t| m.max((t - at[0]).abs())) <= 1.0
             }
             "app exits before sc1,sc2,sc3" | "app exits before all sidecars" => {
@@ -139,8 +149,9 @@ impl Asked<'_> {
             "no liveness probe of sc1 after preStop(app) started" => {
                 pre_stop().is_some_and(|(from, to)| !probes("sc1", ProbeKind::Liveness, from + 0.3, to))
             }
-            "sc1 not restarted during preStop(app)" => pre_stop()
-                .is_some_and(|(from, to)| !self.starts("sc1").iter().any(|s| *s > from && *s < to)),
+            "sc1 not restarted during preStop(app)" => {
+                pre_stop().is_some_and(|(from, to)| !self.starts("sc1").iter().any(|s| *s > from && *s < to))
+            }
             "liveness probes of app stop at the delete" => {
                 delete.is_some_and(|d| !probes("app", ProbeKind::Liveness, d, f64::MAX))
             }
@@ -150,7 +161,10 @@ impl Asked<'_> {
             "phase Pending and no app starts until init1 done" => {
                 let done = self.exits("init1").first().copied();
                 self.before(done, self.first("app1"))
-                    && timeline.phases.iter().all(|p| done.is_some_and(|d| secs(p.at) >= d) || p.is().phase == Phase::Pending)
+                    && timeline
+                        .phases
+                        .iter()
+                        .all(|p| done.is_some_and(|d| secs(p.at) >= d) || p.is().phase == Phase::Pending)
             }
             "app1 first run uses new image, restartCount 0" => {
                 let first = timeline.lane("app1").and_then(|l| l.points.iter().find_map(image));
@@ -162,14 +176,16 @@ impl Asked<'_> {
             "waiting sc1 ImagePullBackOff" => self.waited("sc1", "ImagePullBackOff"),
             "sc1 Waiting reason CrashLoopBackOff between" => self.waited("sc1", "CrashLoopBackOff"),
             "sc1 starts again after app started" => {
-                self.before(self.first("app"), self.starts("sc1").last().copied()) && self.starts("sc1").len() > 1
+                self.before(self.first("app"), self.starts("sc1").last().copied())
+                    && self.starts("sc1").len() > 1
             }
             "Started stays true" | "Ready stays true" => {
                 let since = self.act("engine stopped").unwrap_or(0.0);
                 let lanes = timeline.lanes.iter();
-                lanes.flat_map(|l| &l.statuses).filter(|s| secs(s.at) > since).all(|s| {
-                    if text.starts_with("Started") { s.is().started } else { s.is().ready }
-                })
+                lanes
+                    .flat_map(|l| &l.statuses)
+                    .filter(|s| secs(s.at) > since)
+                    .all(|s| if text.starts_with("Started") { s.is().started } else { s.is().ready })
             }
             "phase goes back to Pending until re-initialized" => {
                 let lost = self.act("sandbox lost").unwrap_or(f64::MAX);
@@ -188,11 +204,14 @@ impl Asked<'_> {
             "ContainersReady False, Ready False, message names sc1" => {
                 [ConditionType::ContainersReady, ConditionType::Ready].iter().all(|kind| {
                     let last = timeline.conditions.iter().rev().find(|c| c.is().kind == *kind);
-                    last.is_some_and(|c| !c.is().holds && c.is().message.as_ref().is_some_and(|m| m.contains("[sc1]")))
+                    last.is_some_and(|c| {
+                        !c.is().holds && c.is().message.as_ref().is_some_and(|m| m.contains("[sc1]"))
+                    })
                 })
             }
             "Initialized True" => {
-                let last = timeline.conditions.iter().rev().find(|c| c.is().kind == ConditionType::Initialized);
+                let last =
+                    timeline.conditions.iter().rev().find(|c| c.is().kind == ConditionType::Initialized);
                 last.is_some_and(|c| c.is().holds)
             }
             "phase Running while sc1 is terminating" => self
@@ -200,19 +219,27 @@ impl Asked<'_> {
                 .zip(self.last_exit("sc1"))
                 .is_some_and(|(from, to)| phase_at(f64::midpoint(from, to)) == Some(Phase::Running)),
             "phase Succeeded only after sc1 stopped" => {
-                let at = timeline.phases.iter().find(|p| p.is().phase == Phase::Succeeded).map(|p| secs(p.at));
+                let at =
+                    timeline.phases.iter().find(|p| p.is().phase == Phase::Succeeded).map(|p| secs(p.at));
                 self.last_exit("sc1").zip(at).is_some_and(|(end, at)| at >= end)
             }
-            "sc1 exit code irrelevant" => timeline.phase() == Phase::Failed && self.ended("sc1", "3", "Error"),
+            "sc1 exit code irrelevant" => {
+                timeline.phase() == Phase::Failed && self.ended("sc1", "3", "Error")
+            }
             "app restarts with back-off" | "app restarted on 42 with back-off" => gaps("app", &curve),
-            "restart delays after exit: ~0,10,20,40,80,160,300,300.." => gaps("sc1", &curve) && self.gaps("sc1").len() >= 8,
+            "restart delays after exit: ~0,10,20,40,80,160,300,300.." => {
+                gaps("sc1", &curve) && self.gaps("sc1").len() >= 8
+            }
             "restart gaps app ~0,10" => gaps("app", &curve),
             "each restart immediate: run >= 600s resets the counter" => gaps("app", &[0.0; 9]),
-            "app never starts until sc1 counts as started" => self.before(self.first("sc1"), self.first("app")),
+            "app never starts until sc1 counts as started" => {
+                self.before(self.first("sc1"), self.first("app"))
+            }
             "app is restarted; restartCount grows" => self.restarts("app") > 0,
             "init1 runs once" => self.starts("init1").len() == 1,
             "Job Failed BackoffLimitExceeded once sum(restartCount of init+app statuses) >= backoffLimit" => {
-                timeline.job.iter().any(|j| j.is() == "Failed: BackoffLimitExceeded") && self.restarts("sc1") == 2
+                timeline.job.iter().any(|j| j.is() == "Failed: BackoffLimitExceeded")
+                    && self.restarts("sc1") == 2
             }
             "gate off: sc1 stays down until the end" => {
                 !self.starts("sc1").iter().any(|s| delete.is_none_or(|d| *s > d))
@@ -226,15 +253,18 @@ impl Asked<'_> {
                 signals.eq(["SIGUSR1"])
             }
             "on re-creation init1, sc1, a2 run again; a1 (succeeded) does not" => {
-                ["init1", "sc1", "a2"].iter().all(|n| self.starts(n).len() == 2) && self.starts("a1").len() == 1
+                ["init1", "sc1", "a2"].iter().all(|n| self.starts(n).len() == 2)
+                    && self.starts("a1").len() == 1
             }
             "pod is killed, no new sandbox is created" => {
                 timeline.lanes.iter().all(|l| l.starts().count() == 1) && timeline.phase() == Phase::Failed
             }
             "app restart is delayed until sc1 has finished terminating (kubelet sync is blocked)" => {
                 let lane = timeline.lane("sc1")?;
-                let stops: Vec<&Span> = lane.spans.iter().filter(|s| matches!(s.what, SpanKind::Stopping { .. })).collect();
-                let inside = |s: &&Span| self.starts("app").iter().any(|a| *a > secs(s.from) && *a < secs(s.to));
+                let stops: Vec<&Span> =
+                    lane.spans.iter().filter(|s| matches!(s.what, SpanKind::Stopping { .. })).collect();
+                let inside =
+                    |s: &&Span| self.starts("app").iter().any(|a| *a > secs(s.from) && *a < secs(s.to));
                 !stops.is_empty() && !stops.iter().any(inside)
             }
             "condition AllContainersRestarting True" => timeline
@@ -247,9 +277,13 @@ impl Asked<'_> {
                     exit.code == 137 && self.exits("watch").first() == Some(&secs(at))
                 })
             }
-            "init1, watch, app run again in order" => self.chain("init1<watch<app", 0) && self.chain("init1<watch<app", 1),
+            "init1, watch, app run again in order" => {
+                self.chain("init1<watch<app", 0) && self.chain("init1<watch<app", 1)
+            }
             // One sandbox only: nothing says that it changed.
-            "sandbox, IP, volumes kept" => !timeline.events.iter().any(|e| e.is().record.reason == "SandboxChanged"),
+            "sandbox, IP, volumes kept" => {
+                !timeline.events.iter().any(|e| e.is().record.reason == "SandboxChanged")
+            }
             "all restartCounts +1" => ["init1", "watch", "app"].iter().all(|n| {
                 let lane = timeline.lane(n);
                 lane.is_some_and(|l| l.statuses.iter().any(|s| s.is().restart_count == 1))
@@ -278,7 +312,9 @@ impl Asked<'_> {
 
     fn exits(&self, name: &str) -> Vec<f64> {
         match hook_of(name) {
-            Some((hook, name)) => self.hooks(name, hook).iter().filter(|s| !s.open).map(|s| secs(s.to)).collect(),
+            Some((hook, name)) => {
+                self.hooks(name, hook).iter().filter(|s| !s.open).map(|s| secs(s.to)).collect()
+            }
             None => self.lane(name).exits().map(|(at, _)| secs(at)).collect(),
         }
     }

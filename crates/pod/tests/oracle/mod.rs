@@ -4,6 +4,7 @@
 
 pub(crate) mod compare;
 pub(crate) mod expect;
+pub(crate) mod scenario;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -113,7 +114,8 @@ impl Recorded {
         let all = spec.init_containers.iter().flatten().chain(&spec.containers);
         let containers = all.map(|c| (c.name.clone(), behaviour(&self.id, c))).collect();
         // A pod that has ended gets the time that its last polls take.
-        let over = matches!(self.trace.last.get("phase").and_then(Value::as_str), Some("Succeeded" | "Failed"));
+        let over =
+            matches!(self.trace.last.get("phase").and_then(Value::as_str), Some("Succeeded" | "Failed"));
         if self.trace.last.is_empty() {
             // 1.34 rejected it, so that nothing was recorded.
             return Script { until: Some(Span::seconds(60)), containers, events: Vec::new() };
