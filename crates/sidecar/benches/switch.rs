@@ -1,11 +1,13 @@
 //! The switch against a veth pair of the same machine, in the same run. One JSON line a figure.
 //!
 //! `cargo bench -p testground-sidecar --bench switch [-- FILTER...]`, as root. Filters: `unshaped`, `rate`, `delayed`,
-//! `lateness`, `ports`, `memory`.
+//! `lateness`, `ports`, `memory`, `inside`.
 
 #[path = "../tests/switch_lab/mod.rs"]
 mod switch_lab;
 
+#[path = "switch/inside.rs"]
+mod inside;
 #[path = "switch/load.rs"]
 mod load;
 #[path = "switch/peer.rs"]
@@ -28,13 +30,14 @@ fn main() {
     }
     let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| f == name);
-    let benches: [(&str, fn()); 6] = [
+    let benches: [(&str, fn()); 7] = [
         ("unshaped", unshaped),
         ("rate", rate),
         ("delayed", delayed),
         ("lateness", lateness),
         ("ports", ports),
         ("memory", memory),
+        ("inside", inside),
     ];
     for (name, bench) in benches {
         if wanted(name) {
@@ -169,4 +172,9 @@ fn memory() {
     for (name, per_link) in load::memory_per_link() {
         Figure::new(&name, per_link, "bytes", "switch").print();
     }
+}
+
+/// What a packet costs between the read and the write: the switch without descriptors.
+fn inside() {
+    load::print_medians((0..5).map(|_| inside::all()).collect());
 }

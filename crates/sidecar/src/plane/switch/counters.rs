@@ -61,9 +61,9 @@ pub const ALL_CAUSES: [Cause; CAUSES] = [
     Cause::Storm,
 ];
 
-/// Drops by cause. Packets are segments as on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Drops([u64; CAUSES]);
+/// Drops by cause. Packets are segments as on the wire. Most links never drop any, and pay nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Drops(Option<Box<[u64; CAUSES]>>);
 
 /// Packets and bytes. Packets are segments as on the wire, bytes include the Ethernet header of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -109,17 +109,17 @@ impl Cause {
 impl Drops {
     /// Counts some packets.
     pub fn add(&mut self, cause: Cause, packets: u64) {
-        self.0[cause as usize] += packets;
+        self.0.get_or_insert_default()[cause as usize] += packets;
     }
 
     /// How many were dropped for a cause.
     pub fn of(&self, cause: Cause) -> u64 {
-        self.0[cause as usize]
+        self.0.as_ref().map_or(0, |counts| counts[cause as usize])
     }
 
     /// How many were dropped.
     pub fn total(&self) -> u64 {
-        self.0.iter().sum()
+        self.0.iter().flat_map(|counts| counts.iter()).sum()
     }
 
     /// The causes that occurred.

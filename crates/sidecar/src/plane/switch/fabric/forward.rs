@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::super::config::NetworkKind;
 use super::super::counters::{Cause, Drops, Traffic};
@@ -16,7 +17,7 @@ use super::super::record::Fate;
 use super::source::{Body, Source};
 use super::state::{Class, Departure, Held, Pair, Path};
 use super::{Emission, Emit, Fabric, PATHS};
-use crate::plan::Decision;
+use crate::plan::{ClassId, Decision};
 
 // === impl Fabric ===
 
@@ -355,19 +356,20 @@ impl Fabric {
 
     fn class(&mut self, decision: &Decision) -> Rc<RefCell<Class>> {
         let generation = self.generation;
-        if let Some(known) = self.classes.get(&decision.class) {
+        if let Some(known) = self.classes.get(&decision.class).cloned() {
             let mut class = known.borrow_mut();
             if class.generation != generation && *class.shape != *decision.shape {
-                class.effects = Rc::new(Effects::new(&decision.shape));
+                class.effects = self.effects(decision);
                 class.shape = decision.shape.clone();
                 class.version += 1;
             }
             class.generation = generation;
-            return Rc::clone(known);
+            drop(class);
+            return known;
         }
         let class = Rc::new(RefCell::new(Class {
             id: decision.class,
-            effects: Rc::new(Effects::new(&decision.shape)),
+            effects: self.effects(decision),
             shape: decision.shape.clone(),
             version: 0,
             generation,
@@ -378,6 +380,17 @@ impl Fabric {
         }));
         self.classes.insert(decision.class, Rc::clone(&class));
         class
+    }
+
+    fn effects(&mut self, decision: &Decision) -> Rc<Effects> {
+        let shape = &decision.shape;
+        match decision.class {
+            ClassId::Link { .. } | ClassId::Overlay { .. } => {
+                let known = self.effects.entry(Arc::as_ptr(shape));
+                Rc::clone(known.or_insert_with(|| Rc::new(Effects::new(shape))))
+            }
+            ClassId::Unshaped | ClassId::Default(_) | ClassId::Rule(..) => Rc::new(Effects::new(shape)),
+        }
     }
 
     fn pair(&mut self, from: u32, to: u32) -> Option<Rc<RefCell<Pair>>> {

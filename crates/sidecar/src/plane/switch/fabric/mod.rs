@@ -15,10 +15,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hdrhistogram::Histogram;
+use testground_model::shape::LinkShape;
 
 use super::config::{NetworkKind, PortSpec, SwitchConfig, SwitchError};
 use super::counters::{Cause, Drops, Traffic};
-use super::link::Step;
+use super::link::{Effects, Step};
 use super::packet::VnetHeader;
 use super::pool::Pool;
 use super::queue::Departures;
@@ -53,6 +54,9 @@ pub struct Fabric {
     gateway: Option<u32>,
     pairs: HashMap<(u32, u32), Rc<RefCell<Pair>>>,
     classes: HashMap<ClassId, Rc<RefCell<Class>>>,
+    /// What declared shapes mean, by their place in memory, which `plan` keeps: a link from all to all is one shape in
+    /// very many classes.
+    effects: HashMap<*const LinkShape, Rc<Effects>>,
     plan: Arc<Plan>,
     generation: u64,
     pool: Pool,
@@ -97,6 +101,7 @@ impl Fabric {
             gateway: None,
             pairs: HashMap::new(),
             classes: HashMap::new(),
+            effects: HashMap::new(),
             plan: Arc::default(),
             generation: 0,
             scratch: pool.scratch(),
@@ -193,6 +198,7 @@ impl Fabric {
     /// packet comes.
     pub fn install(&mut self, plan: Arc<Plan>, now: u64) {
         self.plan = plan;
+        self.effects.clear();
         // A class that nothing has named since the last plan and in which nothing waits remembers nothing but its
         // counters.
         let last = self.generation;

@@ -46,11 +46,9 @@ pub struct Correlated {
     distribution: Option<Rc<[f64]>>,
 }
 
-/// What a [`Correlated`] draw remembers.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Memory {
-    last: Option<f64>,
-}
+/// What a [`Correlated`] draw remembers: the last `x`, or that there was none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Memory(f64);
 
 // === impl Stream ===
 
@@ -87,6 +85,19 @@ fn first_output(state: u64) -> u64 {
     SplitMix64::from_seed(state.to_le_bytes()).next_u64()
 }
 
+// === impl Memory ===
+
+impl Memory {
+    /// No draw is negative.
+    const NONE: f64 = -1.0;
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory(Memory::NONE)
+    }
+}
+
 // === impl Correlated ===
 
 impl Correlated {
@@ -106,11 +117,11 @@ impl Correlated {
         if self.weight == 0.0 {
             return fresh;
         }
-        let x = match memory.last {
-            Some(last) => (1.0 - self.weight) * fresh + self.weight * last,
-            None => self.start(fresh),
+        let x = match memory.0 {
+            Memory::NONE => self.start(fresh),
+            last => (1.0 - self.weight) * fresh + self.weight * last,
         };
-        memory.last = Some(x);
+        memory.0 = x;
         self.share_below(x)
     }
 
