@@ -22,6 +22,8 @@ fn main() {
     assert!(manifest.all_mistakes().is_empty(), "{:?}", manifest.all_mistakes());
     let explained =
         || explain::report("bench.yaml", black_box(&manifest), &options).expect("no times are given");
+    let parsed = || load::tree::parse(black_box(&text), &mut Vec::new());
+    figure("pod.load.parse.1000-containers", median(parsed) * 1e3, "ms");
     figure("pod.load.1000-containers", median(read) * 1e3, "ms");
     figure("pod.load.throughput", text.len() as f64 / 1e6 / median(read), "MB/s");
     figure("pod.explain.1000-containers", median(explained) * 1e3, "ms");

@@ -9,6 +9,8 @@ use std::{fmt, str::FromStr};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
+use crate::load::nearest;
+
 /// A minor release of Kubernetes, 1.29 to 1.37.
 ///
 /// 1.29 is the first release with native sidecars on by default; 1.37 is the newest one whose types are compiled in.
@@ -62,16 +64,23 @@ pub enum VersionError {
     #[error("Kubernetes {0} is not modelled: choose 1.{oldest} to 1.{newest}", oldest = KubernetesVersion::OLDEST.0, newest = KubernetesVersion::NEWEST.0)]
     Range(String),
     /// No such feature gate.
-    #[error("there is no feature gate `{name}` among those that matter to a pod; did you mean `{nearest}`?")]
+    #[error("there is no feature gate `{name}` among those that matter to a pod; {}", hint(*.nearest))]
     Gate {
         /// What was asked for.
         name: String,
-        /// The nearest known name.
-        nearest: &'static str,
+        /// The nearest known name, if one is near.
+        nearest: Option<&'static str>,
     },
     /// A gate without `=true` or `=false`.
     #[error("`{0}` does not say whether the gate is on: write it as {0}=true")]
     Switch(String),
+}
+
+fn hint(nearest: Option<&str>) -> String {
+    match nearest {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => format!("they are {}", Gate::ALL.map(Gate::name).join(", ")),
+    }
 }
 
 // === impl KubernetesVersion ===
@@ -205,8 +214,8 @@ impl FromStr for Gate {
 
     fn from_str(name: &str) -> Result<Self, VersionError> {
         Self::ALL.into_iter().find(|g| g.name() == name).ok_or_else(|| {
-            let nearest = Self::ALL.iter().map(|g| g.name()).min_by_key(|n| strsim::levenshtein(n, name));
-            VersionError::Gate { name: name.to_owned(), nearest: nearest.unwrap_or_default() }
+            let nearest = nearest(name, Self::ALL.iter().map(|g| g.name()));
+            VersionError::Gate { name: name.to_owned(), nearest }
         })
     }
 }

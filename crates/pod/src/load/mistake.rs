@@ -24,6 +24,9 @@ pub struct Mistake {
     /// The API server's own words for this, without the path, when they differ from `message`.
     #[serde(skip)]
     pub(crate) api: Option<String>,
+    /// The path of the field that an unknown one was most likely to be.
+    #[serde(skip)]
+    pub(crate) meant: Option<String>,
 }
 
 /// Sorts of mistakes. [`Code::id`] is what JSON and SARIF call them.
@@ -56,7 +59,7 @@ pub enum Code {
 
 impl Mistake {
     pub(crate) fn new(code: Code, at: Position, message: impl Into<String>) -> Self {
-        Self { code, path: String::new(), at, message: message.into(), help: None, api: None }
+        Self { code, path: String::new(), at, message: message.into(), help: None, api: None, meant: None }
     }
 
     pub(crate) fn at_path(mut self, path: impl Into<String>) -> Self {

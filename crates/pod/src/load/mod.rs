@@ -217,7 +217,10 @@ impl Document {
                 !matches!(m.code, Code::UnknownField | Code::DuplicateKey | Code::Invalid)
                     && error.path.starts_with(&m.path)
             });
-            if hidden {
+            // A field that is missing because its name is misspelt has been reported under that name.
+            let misspelt = error.message.starts_with("Required value")
+                && self.mistakes.iter().any(|m| m.meant.as_ref() == Some(&error.path));
+            if hidden || misspelt {
                 continue;
             }
             let at = workload.position(&error.path);

@@ -148,15 +148,17 @@ fn explain(args: &Explain) -> anyhow::Result<u8> {
     for file in &args.files {
         let manifest = read(file, &options.features)?;
         let report = explain::report(&shown(file), &manifest, &options)?;
-        if report.objects.is_empty() && report.mistakes.is_empty() {
-            let found =
-                if report.skipped.is_empty() { "nothing".to_owned() } else { report.skipped.join(", ") };
-            bail!(
-                "{}: there is no Pod, Job, Deployment or any other object with a pod here, but {found}",
-                shown(file)
-            );
-        }
         reports.push(report);
+    }
+    if reports.iter().all(|r| r.objects.is_empty() && r.mistakes.is_empty()) {
+        let files: Vec<_> = reports.iter().map(|r| r.file.as_str()).collect();
+        let found =
+            reports.iter().flat_map(|r| &r.skipped).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let found = if found.is_empty() { "it is empty".to_owned() } else { format!("only {found}") };
+        bail!(
+            "{}: there is no Pod, Job, Deployment or any other object with a pod here: {found}",
+            files.join(", ")
+        );
     }
     print_reports(&reports, args.output)?;
     let (mistakes, warnings) = reports.iter().map(Report::counts).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
@@ -164,7 +166,10 @@ fn explain(args: &Explain) -> anyhow::Result<u8> {
         return Ok(ExitCode::Configuration as u8);
     }
     if args.deny.is_some() && warnings > 0 {
-        eprintln!("error: {warnings} warning{} (--deny warnings)", if warnings == 1 { "" } else { "s" });
+        complain(&format!(
+            "error: {warnings} warning{} (--deny warnings)\n",
+            if warnings == 1 { "" } else { "s" }
+        ));
         return Ok(ExitCode::Failed as u8);
     }
     Ok(ExitCode::Success as u8)
@@ -176,7 +181,7 @@ fn print_reports(reports: &[Report], form: Form) -> anyhow::Result<()> {
         Form::Sarif => print(&(serde_json::to_string_pretty(&sarif::log(reports))? + "\n")),
         Form::Text => {
             for (i, report) in reports.iter().enumerate() {
-                eprint!("{}", explain::text::mistakes(&report.file, &report.mistakes));
+                complain(&explain::text::mistakes(&report.file, &report.mistakes));
                 let gap = if i > 0 { "\n" } else { "" };
                 print(&format!("{gap}{}", explain::text::report(report)))?;
             }
@@ -191,7 +196,7 @@ fn simulate(args: &Simulate) -> anyhow::Result<u8> {
     let mistakes = manifest.all_mistakes();
     if !mistakes.is_empty() {
         let mistakes: Vec<_> = mistakes.into_iter().cloned().collect();
-        eprint!("{}", explain::text::mistakes(&shown(&args.file), &mistakes));
+        complain(&explain::text::mistakes(&shown(&args.file), &mistakes));
         return Ok(ExitCode::Configuration as u8);
     }
     let workload = choose(&manifest, args)?;
@@ -200,7 +205,7 @@ fn simulate(args: &Simulate) -> anyhow::Result<u8> {
         Some(file) => match load::value(&text(file)?) {
             Ok(script) => script,
             Err(mistakes) => {
-                eprint!("{}", explain::text::mistakes(&shown(file), &mistakes));
+                complain(&explain::text::mistakes(&shown(file), &mistakes));
                 return Ok(ExitCode::Configuration as u8);
             }
         },
@@ -273,6 +278,11 @@ fn print(text: &str) -> anyhow::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("failed to write the output"),
     }
+}
+
+/// Nobody left to hear a complaint is no error either.
+fn complain(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 fn named_time(text: &str) -> Result<(String, f64), String> {

@@ -44,15 +44,17 @@ pub(super) struct Fields<'de, 'p> {
 
 impl Fields<'_, '_> {
     fn unknown(&self, entry: &Entry, known: &[&str]) {
-        let path = Path { parent: Some(self.path), step: Step::Field(&entry.key) }.to_string();
+        let place = |key: &str| Path { parent: Some(self.path), step: Step::Field(key) }.to_string();
+        let path = place(&entry.key);
         let message = format!("there is no field `{}` here", shorten(&entry.key));
-        let help = match nearest(&entry.key, known.iter().copied()) {
+        let near = nearest(&entry.key, known.iter().copied());
+        let help = match near {
             Some(near) => Some(format!("did you mean `{near}`?")),
             None => home::of_field(&entry.key, self.owner),
         };
         let words = format!("unknown field \"{path}\"");
         let mistake = Mistake::new(Code::UnknownField, entry.key_at, message).at_path(path);
-        self.context.record(Mistake { help, ..mistake.in_api_words(words) });
+        self.context.record(Mistake { help, meant: near.map(place), ..mistake.in_api_words(words) });
     }
 }
 
