@@ -3,21 +3,18 @@
 //! Gathering facts and judging them are two functions: the judgement is a plain function of what was found. The words
 //! and statuses of the report are the original's; how a lab is really started belongs to `lab`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
-use testground_linux::process::{self, IdMap, Namespaces, SpawnExec};
-use testground_linux::tap::TUN_DEVICE;
+use testground_linux::probe::{self, Feature, Finding, State};
+use testground_linux::process::IdMap;
 
 use crate::home::{Home, HomeError};
 
 /// Instances that a machine should be able to hold; what allows fewer fails a check.
 const INSTANCES: u64 = 100;
-/// Descriptors that a lab holds for each instance: two interfaces, two streams, a process, and room.
-const DESCRIPTORS: u64 = 10;
 
 /// What the checks are about.
 pub struct Surroundings {
@@ -111,170 +108,91 @@ pub fn local_exec(surroundings: &Surroundings, fix: bool) -> Report {
 }
 
 /// What was found out about the machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 struct Facts {
-    root: bool,
-    /// Making a lab's namespaces: why it failed.
-    namespaces: Result<(), String>,
-    /// Sysctls that can switch them off, where they exist.
-    unprivileged_userns: Option<u64>,
-    apparmor_restricts: Option<u64>,
-    max_user_namespaces: Option<u64>,
-    max_net_namespaces: Option<u64>,
-    /// Opening the TUN device: why it failed.
-    tun: Result<(), String>,
-    /// Descriptors that a process may be given.
-    descriptors: u64,
-    /// Processes that there may be, and what limits them.
-    processes: (u64, &'static str),
+    /// What was tried of what a lab makes use of.
+    findings: Vec<Finding>,
+    /// Limits that are too low, each with what mends it.
+    low: Vec<(String, String)>,
     /// Why there is one user id only.
     ids: Option<String>,
     go: Option<PathBuf>,
 }
 
 fn gather(surroundings: &Surroundings) -> Facts {
-    let sysctl = |name: &str| number(Path::new("/proc/sys").join(name));
-    let chosen = IdMap::choose();
-    let find = |tool| crate::build::find_tool(tool, &surroundings.path);
     Facts {
-        root: rustix::process::geteuid().is_root(),
-        namespaces: make_namespaces(chosen.map, &surroundings.path),
-        unprivileged_userns: sysctl("kernel/unprivileged_userns_clone"),
-        apparmor_restricts: sysctl("kernel/apparmor_restrict_unprivileged_userns"),
-        max_user_namespaces: sysctl("user/max_user_namespaces"),
-        max_net_namespaces: sysctl("user/max_net_namespaces"),
-        tun: fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(TUN_DEVICE)
-            .map(drop)
-            .map_err(|e| e.to_string()),
-        descriptors: process::nofile_limit().1,
-        processes: most_processes(),
-        ids: chosen.note,
-        go: find("go"),
+        findings: probe::lab(),
+        low: probe::Facts::read().limits.too_low_for(INSTANCES),
+        ids: IdMap::choose().note,
+        go: crate::build::find_tool("go", &surroundings.path),
     }
-}
-
-/// Starts a program in namespaces like a lab's: whatever forbids it, the kernel knows best.
-fn make_namespaces(id_map: IdMap, path: &OsStr) -> Result<(), String> {
-    let program = crate::build::find_tool("true", path).ok_or("`true` is nowhere in PATH")?;
-    let spawn = SpawnExec { id_map: Some(id_map), ..SpawnExec::new(program) };
-    let child = process::spawn_exec(Namespaces::LAB, spawn).map_err(|e| chain(&e))?;
-    let status = child.wait().map_err(|e| chain(&e))?;
-    if status.success() { Ok(()) } else { Err(format!("a program in new namespaces ended with {status:?}")) }
-}
-
-/// The least of what limits processes: the kernel's own numbers, the user's limit, the cgroup's.
-fn most_processes() -> (u64, &'static str) {
-    let user = rustix::process::getrlimit(rustix::process::Resource::Nproc).current;
-    // Root is not bound by its own limit.
-    let user = user.filter(|_| !rustix::process::geteuid().is_root()).unwrap_or(u64::MAX);
-    let limits = [
-        (number("/proc/sys/kernel/pid_max"), "kernel.pid_max"),
-        (number("/proc/sys/kernel/threads-max"), "kernel.threads-max"),
-        (Some(user), "ulimit -u"),
-        (number("/sys/fs/cgroup/pids.max"), "pids.max of the cgroup"),
-        (number("/sys/fs/cgroup/pids/pids.max"), "pids.max of the cgroup"),
-    ];
-    let known = limits.into_iter().filter_map(|(limit, name)| Some((limit?, name)));
-    known.min_by_key(|(limit, _)| *limit).unwrap_or((u64::MAX, "nothing"))
-}
-
-fn number(file: impl AsRef<Path>) -> Option<u64> {
-    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 fn judge(facts: &Facts) -> Vec<Item> {
-    vec![namespaces(facts), tun(facts), descriptors(facts), processes(facts), ids(facts), go(facts)]
+    let features = facts.findings.iter().map(|finding| feature(finding, &facts.findings));
+    features.chain([limits(facts), ids(facts), go(facts)]).collect()
 }
 
-fn namespaces(facts: &Facts) -> Item {
-    let name = "user-namespaces";
-    let Err(why) = &facts.namespaces else {
-        let few = facts.max_net_namespaces.filter(|most| *most < INSTANCES);
-        return match few {
-            None => Item::ok(name, "a lab's namespaces can be made"),
-            Some(most) => Item::failed(
-                name,
-                format!("there may be {most} network namespaces, and each instance has one"),
-                "sysctl -w user.max_net_namespaces=65536",
-            ),
-        };
+/// What every lab needs fails when it is missing; one way to carry packets is enough.
+fn feature(finding: &Finding, all: &[Finding]) -> Item {
+    let works = |feature| all.iter().any(|f| f.feature == feature && f.state.works());
+    let carried = works(Feature::Tap) || (works(Feature::PacketSocket) && works(Feature::Veth));
+    let needed = match finding.feature {
+        Feature::UserNamespace | Feature::Namespaces | Feature::MountProc | Feature::MountTmpfs => true,
+        Feature::Tap | Feature::PacketSocket | Feature::Veth => !carried,
+        Feature::TapOffload | Feature::Bridge | Feature::Ifb => false,
     };
-    let (because, mend) = if facts.unprivileged_userns == Some(0) && !facts.root {
-        ("they are switched off for users", "sysctl -w kernel.unprivileged_userns_clone=1")
-    } else if facts.apparmor_restricts == Some(1) && !facts.root {
-        ("AppArmor restricts them", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0")
-    } else if facts.max_user_namespaces.is_some_and(|most| most == 0) {
-        ("there may be none", "sysctl -w user.max_user_namespaces=65536")
-    } else {
-        (
-            "this process is not allowed to",
-            "in a container: start it with --security-opt seccomp=unconfined --security-opt apparmor=unconfined",
-        )
+    let name = match finding.feature {
+        Feature::UserNamespace => "user-namespace",
+        Feature::Namespaces => "namespaces",
+        Feature::MountProc => "mount-proc",
+        Feature::MountTmpfs => "mount-tmpfs",
+        Feature::Tap => "tap-devices",
+        Feature::TapOffload => "tap-offloads",
+        Feature::PacketSocket => "packet-sockets",
+        Feature::Veth => "veth-pairs",
+        Feature::Bridge => "bridges",
+        Feature::Ifb => "ifb-devices",
     };
-    Item::failed(name, format!("a lab's namespaces can't be made: {because} ({why})"), mend)
+    match &finding.state {
+        State::Works { detail } => Item::ok(name, detail.as_deref().unwrap_or(finding.feature.title())),
+        State::Missing { reason, remedy } => Item {
+            name: name.to_owned(),
+            status: if needed { Status::Failed } else { Status::Ok },
+            message: format!("{reason}{}", if needed { "" } else { " (a run works without)" }),
+            mend: remedy.clone(),
+        },
+        State::Untried { needs } => Item {
+            name: name.to_owned(),
+            status: if needed { Status::Aborted } else { Status::Omitted },
+            message: format!("not tried, because it needs what is missing: {}", needs.title()),
+            mend: None,
+        },
+    }
 }
 
-/// Not having it is no failure: packet sockets carry the same network.
-fn tun(facts: &Facts) -> Item {
-    match &facts.tun {
-        Ok(()) => Item::ok("tun-device", &format!("{TUN_DEVICE} can be opened")),
-        Err(why) => {
-            let text = format!(
-                "{TUN_DEVICE} can't be opened ({why}): packet sockets carry the network, more slowly"
-            );
-            let mend = if Path::new(TUN_DEVICE).exists() {
-                format!("chmod 666 {TUN_DEVICE}")
-            } else {
-                format!("modprobe tun; in a container: --device {TUN_DEVICE}")
-            };
-            Item { mend: Some(mend), ..Item::ok("tun-device", &text) }
+fn limits(facts: &Facts) -> Item {
+    match facts.low.as_slice() {
+        [] => Item::ok("limits", &format!("enough for {INSTANCES} instances and more")),
+        low => {
+            let what: Vec<&str> = low.iter().map(|(what, _)| what.as_str()).collect();
+            let mend: Vec<&str> = low.iter().map(|(_, mend)| mend.as_str()).collect();
+            Item::failed(
+                "limits",
+                format!("too low for {INSTANCES} instances: {}", what.join("; ")),
+                &mend.join("; "),
+            )
         }
     }
-}
-
-fn descriptors(facts: &Facts) -> Item {
-    let room = facts.descriptors / DESCRIPTORS;
-    let most =
-        if facts.descriptors == u64::MAX { "unlimited".to_owned() } else { facts.descriptors.to_string() };
-    let text = format!("open files: {most}, enough for about {room} instances");
-    if room >= INSTANCES {
-        return Item::ok(
-            "open-files",
-            if facts.descriptors == u64::MAX { "open files: unlimited" } else { &text },
-        );
-    }
-    Item::failed(
-        "open-files",
-        text,
-        "prlimit --pid $$ --nofile=1048576 (as root; lasting: /etc/security/limits.conf)",
-    )
-}
-
-fn processes(facts: &Facts) -> Item {
-    let (most, what) = facts.processes;
-    // An artifact has its init beside it, and programs have threads.
-    let room = most / 8;
-    let text = format!("processes: {most} ({what}), enough for about {room} instances");
-    if room >= INSTANCES {
-        return Item::ok("processes", &text);
-    }
-    let mend = match what {
-        "ulimit -u" => "prlimit --pid $$ --nproc=65536 (as root; lasting: /etc/security/limits.conf)",
-        "kernel.pid_max" => "sysctl -w kernel.pid_max=4194304",
-        "kernel.threads-max" => "sysctl -w kernel.threads-max=262144",
-        _ => "raise pids.max of the cgroup that this session is in (in a container: --pids-limit)",
-    };
-    Item::failed("processes", text, mend)
 }
 
 fn ids(facts: &Facts) -> Item {
     match &facts.ids {
         None => Item::ok("user-ids", "instances may use several user ids"),
         Some(why) => Item {
-            mend: Some("apt-get install uidmap; usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER".into()),
+            mend: Some(
+                "apt-get install uidmap; usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER".into(),
+            ),
             ..Item::ok("user-ids", why)
         },
     }
@@ -375,16 +293,6 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
-}
-
 // === impl Report ===
 
 impl Report {
@@ -443,24 +351,29 @@ impl fmt::Display for Status {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::fs;
+    use std::path::Path;
     use std::rc::Rc;
 
     use super::*;
 
     fn healthy() -> Facts {
+        let works = |feature| Finding { feature, state: State::Works { detail: None } };
         Facts {
-            root: false,
-            namespaces: Ok(()),
-            unprivileged_userns: Some(1),
-            apparmor_restricts: None,
-            max_user_namespaces: Some(60_000),
-            max_net_namespaces: Some(60_000),
-            tun: Ok(()),
-            descriptors: 1 << 20,
-            processes: (32_768, "kernel.pid_max"),
+            findings: Feature::ALL.map(works).to_vec(),
+            low: Vec::new(),
             ids: None,
             go: Some("/usr/bin/go".into()),
         }
+    }
+
+    fn without(features: &[Feature]) -> Facts {
+        let mut facts = healthy();
+        for finding in facts.findings.iter_mut().filter(|f| features.contains(&f.feature)) {
+            let remedy = Some(format!("mend {:?}", finding.feature));
+            finding.state = State::Missing { reason: "refused".into(), remedy };
+        }
+        facts
     }
 
     fn with_sweepers(home: &Path, sweepers: Vec<Sweeper>) -> Surroundings {
@@ -478,41 +391,30 @@ mod tests {
 
     #[test]
     fn everything_that_is_lacking_is_named_with_what_mends_it() {
-        let refused = || Err("failed to create namespaces: Operation not permitted".to_owned());
-        let cases = [
-            (
-                Facts { namespaces: refused(), unprivileged_userns: Some(0), ..healthy() },
-                0,
-                "unprivileged_userns_clone=1",
-            ),
-            (
-                Facts { namespaces: refused(), apparmor_restricts: Some(1), ..healthy() },
-                0,
-                "restrict_unprivileged_userns=0",
-            ),
-            (
-                Facts { namespaces: refused(), max_user_namespaces: Some(0), ..healthy() },
-                0,
-                "max_user_namespaces=",
-            ),
-            (Facts { namespaces: refused(), ..healthy() }, 0, "seccomp=unconfined"),
-            (Facts { max_net_namespaces: Some(10), ..healthy() }, 0, "max_net_namespaces="),
-            (Facts { descriptors: 512, ..healthy() }, 2, "--nofile="),
-            (Facts { processes: (100, "ulimit -u"), ..healthy() }, 3, "--nproc="),
-            (Facts { processes: (100, "pids.max of the cgroup"), ..healthy() }, 3, "--pids-limit"),
-        ];
-        for (facts, number, mend) in cases {
-            let checks = judge(&facts);
-            let failed: Vec<usize> =
-                (0..checks.len()).filter(|i| checks[*i].status == Status::Failed).collect();
-            assert_eq!(failed, [number], "{facts:?}");
-            let said = checks[number].mend.as_deref().unwrap_or_default();
-            assert!(said.contains(mend), "{said}");
-        }
-        let checks = judge(&Facts { tun: Err("Permission denied".into()), go: None, ..healthy() });
-        assert_eq!(checks[1].status, Status::Ok, "packet sockets do");
-        assert!(checks[1].mend.is_some());
-        assert_eq!(checks[5].status, Status::Omitted);
+        use Feature::{
+            Bridge, Ifb, MountProc, Namespaces, PacketSocket, Tap, TapOffload, UserNamespace, Veth,
+        };
+        let failed = |facts: &Facts| -> Vec<String> {
+            let failed = judge(facts).into_iter().filter(|check| check.status == Status::Failed);
+            failed.map(|check| format!("{}: {}", check.name, check.mend.unwrap_or_default())).collect()
+        };
+        assert_eq!(failed(&without(&[UserNamespace])), ["user-namespace: mend UserNamespace"]);
+        assert_eq!(failed(&without(&[Namespaces, MountProc])).len(), 2);
+        let none: [&str; 0] = [];
+        assert_eq!(failed(&without(&[Tap, TapOffload])), none, "packet sockets do");
+        assert_eq!(failed(&without(&[PacketSocket, Veth, Bridge, Ifb])), none, "TAP devices do");
+        assert_eq!(failed(&without(&[Tap, Veth])), ["tap-devices: mend Tap", "veth-pairs: mend Veth"]);
+        let low = vec![("open files: 20".to_owned(), "ulimit -n 1024".to_owned())];
+        assert_eq!(failed(&Facts { low, ..healthy() }), ["limits: ulimit -n 1024"]);
+
+        let mut facts = without(&[UserNamespace]);
+        facts.findings[1].state = State::Untried { needs: UserNamespace };
+        assert_eq!(judge(&facts)[1].status, Status::Aborted);
+        facts.findings[9].state = State::Untried { needs: UserNamespace };
+        assert_eq!(judge(&facts)[9].status, Status::Omitted, "no run needs it");
+        let checks = judge(&Facts { go: None, ids: Some("no uidmap".into()), ..healthy() });
+        let last: Vec<Status> = checks[checks.len() - 2..].iter().map(|c| c.status).collect();
+        assert_eq!(last, [Status::Ok, Status::Omitted]);
     }
 
     #[test]
