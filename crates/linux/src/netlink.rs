@@ -5,13 +5,14 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE,
     NLMSG_ERROR, NLMSG_OVERRUN,
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::sockopt::Timeout;
 
@@ -204,6 +205,37 @@ impl Netlink {
             }
         }
         Err(NetlinkError::Interrupted { what: request.what.clone(), attempts: ATTEMPTS })
+    }
+
+    /// Asks again and again, each time the kernel tells of an event of this multicast group, until `look` finds something.
+    /// None: the time is over.
+    pub(crate) fn await_event<T>(
+        &mut self,
+        group: u32,
+        limit: Duration,
+        mut look: impl FnMut(&mut Self) -> Result<Option<T>, NetlinkError>,
+    ) -> Result<Option<T>, NetlinkError> {
+        let deadline = Instant::now() + limit;
+        // Before the first look, so that nothing happens unseen between the two.
+        self.socket.add_membership(group).map_err(|source| NetlinkError::Open { source })?;
+        let found = loop {
+            match look(self) {
+                Ok(None) => {}
+                other => break other,
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+            match rustix::event::poll(&mut fds, Some(&timeout)) {
+                Ok(0) => break Ok(None),
+                Ok(_) => drop(self.receive()),
+                Err(Errno::INTR) => {}
+                Err(errno) => break Err(NetlinkError::Open { source: errno.into() }),
+            }
+        };
+        let _ = self.socket.drop_membership(group);
+        self.drain()?;
+        found
     }
 
     fn execute_batch(&mut self, batch: &[Request]) -> Vec<Result<(), NetlinkError>> {

@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::last_errno;
+use crate::route::{Change, LinkChange, NetlinkError, RouteSocket};
 
 /// Length of the virtio-net header before each frame, in bytes: the first version of it, without `num_buffers`. It is
 /// what AF_PACKET sockets use too, and puts the IP header at a multiple of eight.
@@ -102,6 +103,14 @@ pub enum TapError {
         /// `EPERM` without CAP_NET_ADMIN over the namespace, `EBUSY` when another process has it open.
         source: Errno,
     },
+    /// The device was made, but not with a transmit queue of the length asked for.
+    #[error("failed to set the transmit queue's length of TAP {name:?}")]
+    QueueLength {
+        /// The name.
+        name: String,
+        /// What netlink said.
+        source: NetlinkError,
+    },
     /// The device was made, but one of its settings was refused.
     #[error("failed to set or read {setting} of TAP {name:?}")]
     Setting {
@@ -150,7 +159,7 @@ impl Tap {
         tap.index = rustix::net::netdevice::name_to_index(&socket, name)
             .map_err(|source| tap.refused("index", source))?;
         if let Some(length) = options.txqueuelen {
-            tap.set_queue_length(&socket, length)?;
+            tap.set_queue_length(length)?;
         }
         Ok(tap)
     }
@@ -216,11 +225,12 @@ impl Tap {
         }
     }
 
-    fn set_queue_length(&self, socket: &OwnedFd, length: u32) -> Result<(), TapError> {
-        let mut request = interface_request(&self.name)?;
-        request.ifr_ifru.ifru_metric = i32::try_from(length).unwrap_or(i32::MAX);
-        ioctl(socket, libc::SIOCSIFTXQLEN as libc::Ioctl, (&raw mut request) as libc::c_ulong)
-            .map_err(|source| self.refused("the transmit queue's length", source))
+    /// Over netlink: the ioctl for it wants CAP_NET_ADMIN over the machine.
+    fn set_queue_length(&self, length: u32) -> Result<(), TapError> {
+        let change = LinkChange { txqueuelen: Some(length), ..LinkChange::new(self.index) };
+        RouteSocket::open()
+            .and_then(|mut socket| socket.apply(&[Change::Link(change)]))
+            .map_err(|source| TapError::QueueLength { name: self.name.clone(), source })
     }
 
     fn refused(&self, setting: &'static str, source: Errno) -> TapError {

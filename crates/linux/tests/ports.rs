@@ -3,12 +3,13 @@
 mod common;
 
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use common::{Who, await_readable, in_lab, ip};
 use testground_linux::Errno;
 use testground_linux::netns::Netns;
 use testground_linux::packet_socket::{PacketSocket, PacketSocketError, PacketSocketOptions};
-use testground_linux::route::{Change, LinkChange, Mac, RouteSocket, VethEnd};
+use testground_linux::route::{Change, LinkChange, Mac, NetlinkError, RouteSocket, VethEnd};
 use testground_linux::tap::{self, Tap, TapError, TapOptions, VNET_HEADER_LEN};
 use testground_linux::udp::UdpSocket;
 
@@ -88,6 +89,12 @@ fn frame(port: u16, payload: &[u8], segment: Option<u16>) -> Vec<u8> {
     packet
 }
 
+/// The kernel connects an interface a moment after its other end is there.
+fn await_running(socket: &mut RouteSocket, index: u32) {
+    let link = socket.await_running(index, Duration::from_secs(10)).unwrap();
+    assert!(link.up && link.running);
+}
+
 /// Both directions over a port whose other end is this namespace's interface 10.0.0.1.
 fn exchange(port: impl AsFd, cut: bool) {
     let receiver = UdpSocket::bind("10.0.0.1:0".parse().unwrap()).unwrap();
@@ -108,7 +115,7 @@ fn exchange(port: impl AsFd, cut: bool) {
         let payload: Vec<u8> = (0..3500u32).map(|n| n as u8).collect();
         let sent = frame(to, &payload, Some(1000));
         assert_eq!(rustix::io::write(&port, &sent).unwrap(), sent.len());
-        let mut whole = Vec::new();
+        let mut whole: Vec<u8> = Vec::new();
         let mut lengths = Vec::new();
         while whole.len() < payload.len() {
             assert!(await_readable(&receiver), "only {lengths:?} arrived");
@@ -143,6 +150,7 @@ fn a_tap_carries_frames_and_outlives_its_descriptor() {
         );
         let mut socket = RouteSocket::open().unwrap();
         set_up(&mut socket, tap.index(), HERE, 1, 2, THERE);
+        await_running(&mut socket, tap.index());
         exchange(&tap, tap.offloads().uso);
         assert_eq!(rustix::io::read(&tap, &mut [0u8; 100][..]), Err(Errno::AGAIN), "nonblocking");
 
@@ -153,6 +161,7 @@ fn a_tap_carries_frames_and_outlives_its_descriptor() {
         assert_eq!(socket.link("data").unwrap().map(|link| link.index), Some(index), "persistent");
         let tap = Tap::open("data", &options).unwrap();
         assert_eq!(tap.index(), index);
+        await_running(&mut socket, tap.index());
         exchange(&tap, tap.offloads().uso);
         tap.set_persist(false).unwrap();
         drop(tap);
@@ -203,6 +212,8 @@ fn a_packet_socket_carries_the_same_frames() {
             Change::Link(LinkChange { up: Some(true), ..LinkChange::new(index) }),
         ])
         .unwrap();
+        await_running(&mut near, data);
+        await_running(&mut far, index);
         for bypass_qdisc in [true, false] {
             let options = PacketSocketOptions { bypass_qdisc, ..PacketSocketOptions::default() };
             let port = there.enter(|| PacketSocket::open(index, &options)).unwrap().unwrap();
@@ -216,6 +227,11 @@ fn a_packet_socket_carries_the_same_frames() {
             let (received, dropped) = port.take_statistics().unwrap();
             assert!(received >= 1 && dropped == 0);
         }
+        far.apply(&[Change::Link(LinkChange { up: Some(false), ..LinkChange::new(index) })]).unwrap();
+        let waited = near.await_running(data, Duration::from_millis(1)).unwrap_err();
+        assert!(matches!(waited, NetlinkError::TimedOut { .. }), "{waited}");
+        let gone = near.await_running(4000, Duration::from_secs(10)).unwrap_err();
+        assert_eq!(gone.errno(), Some(Errno::NODEV));
         let error = there.enter(|| PacketSocket::open(4000, &PacketSocketOptions::default())).unwrap();
         assert!(matches!(error, Err(PacketSocketError::Bind { index: 4000, source: Errno::NODEV })));
     });

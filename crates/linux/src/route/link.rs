@@ -147,7 +147,7 @@ impl Link {
             name: String::new(),
             kind: None,
             up: message.header.flags.contains(LinkFlags::Up),
-            running: message.header.flags.contains(LinkFlags::Running),
+            running: message.header.flags.contains(LinkFlags::Running | LinkFlags::LowerUp),
             mtu: 0,
             mac: None,
             txqueuelen: 0,

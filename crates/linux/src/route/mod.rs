@@ -9,6 +9,8 @@ mod link;
 mod neighbour;
 mod table;
 
+use std::time::Duration;
+
 use netlink_packet_core::Emitable;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use rustix::io::Errno;
@@ -93,6 +95,24 @@ impl RouteSocket {
         let mut message = LinkMessage::default();
         message.header.index = index;
         self.one_link(format!("look at interface {index}"), &message)
+    }
+
+    /// Waits until an interface that was set up can carry packets. The kernel connects its queue a moment after the carrier
+    /// is there, by a worker of its own; what is sent before is lost without a word.
+    ///
+    /// # Errors
+    /// [`NetlinkError::TimedOut`] after `limit`, [`NetlinkError::Refused`] with `ENODEV` when it is gone.
+    pub fn await_running(&mut self, index: u32, limit: Duration) -> Result<Link, NetlinkError> {
+        let what = || format!("wait until interface {index} can carry packets");
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let request = Request { what: what(), kind: RTM_GETLINK, flags: 0, body: emit(&message) };
+        let found = self.netlink.await_event(RTNLGRP_LINK, limit, |netlink| {
+            let link = Link::parse(&netlink.query(&request)?).map_err(|e| malformed(&request.what, e))?;
+            let connected = link.running && link.qdisc.as_deref() != Some("noop");
+            Ok(connected.then_some(link))
+        })?;
+        found.ok_or_else(|| NetlinkError::TimedOut { what: what(), seconds: limit.as_secs() })
     }
 
     /// The addresses of an interface, or of all.
@@ -186,6 +206,7 @@ fn malformed(what: &str, reason: netlink_packet_core::DecodeError) -> NetlinkErr
 }
 
 // linux/rtnetlink.h
+const RTNLGRP_LINK: u32 = 1;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
