@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lab_support::{appear, default_network, everywhere, instance, link, network, run};
 use testground_model::shape::{Filter, LinkShape};
-use testground_sidecar::reactor::lab::{LabError, LabNetwork, PortKind};
+use testground_sidecar::reactor::lab::{LabError, LabNetwork};
 use testground_sidecar::request::{Request, RequestError};
 
 mod lab_support;
@@ -45,7 +45,7 @@ fn a_pod_has_its_interfaces_addresses_and_routes() {
         assert!(one.reaches("16.0.0.3") && one.reaches("fd16::3") && one.reaches("10.1.0.3"));
         assert!(two.run("ping -n -c 1 -W 1 -M do -s 8972 10.1.0.2").status.success(), "jumbo frames");
         assert!(one.reaches("192.18.0.1"));
-        assert!(!one.reaches("192.18.0.3"), "the control network is not for talking to each other");
+        assert!(one.misses("192.18.0.3"), "the control network is not for talking to each other");
 
         let addresses = lab.addresses(&instance("a", 1)).unwrap();
         assert_eq!((addresses.hostname.as_str(), addresses.control), ("a-1", Ipv4Addr::new(192, 18, 0, 3)));
@@ -81,9 +81,13 @@ fn an_address_changes_and_is_free_for_others_then() {
             request(&format!(r#"{{"network":"default","enable":true,"IPv4":"{v4}","IPv6":"fd16::77/64"}}"#))
         };
         lab.apply(&instance("a", 0), to("16.0.9.9/24")).await.unwrap();
-        assert_eq!(one.addresses("data"), ["16.0.9.9/16", "fd16::77/64"], "the network's prefix length counts");
+        assert_eq!(
+            one.addresses("data"),
+            ["16.0.9.9/16", "fd16::77/64"],
+            "the network's prefix length counts"
+        );
         assert!(two.reaches("16.0.9.9") && two.reaches("fd16::77") && one.reaches("16.0.0.3"));
-        assert!(!two.reaches("16.0.0.2"));
+        assert!(two.misses("16.0.0.2"));
 
         let refused = lab.apply(&instance("a", 1), to("16.0.9.9/16")).await.unwrap_err();
         assert_eq!(refused.to_string(), "`IPv4`: 16.0.9.9 on network `default` is taken by a[0]");
@@ -106,7 +110,7 @@ fn a_network_goes_down_and_comes_back() {
         let two = appear(&lab, "a", 1).await;
         let off = request(r#"{"network":"default","enable":false}"#);
         lab.apply(&instance("a", 0), off.clone()).await.unwrap();
-        assert!(!two.reaches("16.0.0.2") && !two.reaches("fd16::2"));
+        assert!(two.misses("16.0.0.2") && two.misses("fd16::2"));
         assert!(one.reaches("192.18.0.1"), "services are still there");
         lab.apply(&instance("a", 0), off).await.unwrap();
         let on = request(r#"{"network":"default","enable":true,"IPv4":"16.0.5.5/16"}"#);
@@ -123,9 +127,8 @@ fn the_routing_policy_opens_and_closes_the_control_network() {
         lab.gateway().await.unwrap();
         let one = appear(&lab, "a", 0).await;
         let _two = appear(&lab, "a", 1).await;
-        let policy = |p: &str| {
-            request(&format!(r#"{{"network":"default","enable":true,"routing_policy":"{p}"}}"#))
-        };
+        let policy =
+            |p: &str| request(&format!(r#"{{"network":"default","enable":true,"routing_policy":"{p}"}}"#));
         let closed = ["16.0.0.0/16 data", "192.18.0.1 control"];
         for index in 0..2 {
             lab.apply(&instance("a", index), policy("allow_all")).await.unwrap();
@@ -136,7 +139,7 @@ fn the_routing_policy_opens_and_closes_the_control_network() {
         assert!(one.reaches("192.18.0.3"));
         lab.apply(&instance("a", 0), policy("deny_all")).await.unwrap();
         assert_eq!(one.routes(), closed);
-        assert!(!one.reaches("192.18.0.3") && one.reaches("192.18.0.1"));
+        assert!(one.misses("192.18.0.3") && one.reaches("192.18.0.1"));
     });
 }
 
@@ -150,26 +153,28 @@ fn shapes_and_rules_are_in_force_when_the_answer_is_there() {
         let _other = appear(&lab, "a", 1).await;
         let _b = appear(&lab, "b", 0).await;
         let took = |ms: f64, address| {
+            // Never shorter than asked for; longer on a busy machine, but not as long as the next shape here.
             let measured = one.round_trip(address, 5);
-            assert!(measured >= ms && measured < ms + 15.0, "{measured} ms to {address} instead of {ms}");
+            assert!(measured >= ms && measured < ms + 100.0, "{measured} ms to {address} instead of {ms}");
         };
         took(20.0, "16.0.0.4");
         took(0.0, "16.0.0.3");
         let shaped = request(
-            r#"{"network":"default","enable":true,"default":{"latency":40000000},
-                "rules":[{"subnet":"16.0.0.3/32","latency":80000000},{"subnet":"fd16::3/128","filter":1}]}"#,
+            r#"{"network":"default","enable":true,"default":{"latency":150000000},
+                "rules":[{"subnet":"16.0.0.3/32","latency":300000000},{"subnet":"fd16::3/128","filter":1}]}"#,
         );
         lab.apply(&instance("a", 0), shaped).await.unwrap();
-        took(50.0, "16.0.0.4");
-        took(80.0, "16.0.0.3");
-        let rejected = one.run("ping -n -c 1 -W 1 fd16::3");
-        assert!(!rejected.status.success());
+        took(160.0, "16.0.0.4");
+        took(300.0, "16.0.0.3");
+        assert!(one.misses("fd16::3"));
         lab.apply(&instance("a", 0), request(r#"{"network":"default","enable":true}"#)).await.unwrap();
         took(20.0, "16.0.0.4");
         assert!(one.reaches("fd16::3"));
 
         let view = lab.show().await.unwrap();
-        assert!(view.links.iter().any(|l| l.from == "a[0]/default" && l.to == "b[0]/default" && l.sent >= 10));
+        assert!(
+            view.links.iter().any(|l| l.from == "a[0]/default" && l.to == "b[0]/default" && l.sent >= 10)
+        );
         assert!(view.table().contains("a <-> b"), "{}", view.table());
     });
 }
@@ -183,14 +188,18 @@ fn what_the_kernel_refuses_leaves_all_as_it_was() {
         // Somebody with power over the namespace has taken the address away: it can't be removed any more.
         one.stdout("ip address del 16.0.0.2/16 dev data");
         let before = lab.plan();
-        let wanted = r#"{"network":"default","enable":true,"IPv4":"16.0.7.7/16","default":{"latency":5000000}}"#;
+        let wanted =
+            r#"{"network":"default","enable":true,"IPv4":"16.0.7.7/16","default":{"latency":5000000}}"#;
         let refused = lab.apply(&instance("a", 0), request(wanted)).await.unwrap_err();
         assert!(matches!(refused, RequestError::Refused(_)), "{refused}");
         assert!(refused.to_string().contains("16.0.0.2/16"), "{refused}");
         assert_eq!(one.addresses("data"), ["16.0.0.2/16", "fd16::2/64"], "what was asked for is taken back");
         assert!(two.reaches("16.0.0.2"));
         let port = lab.ports_of(&instance("a", 0)).unwrap()[1];
-        assert_eq!(lab.plan().resolve(port, "16.0.0.3".parse().unwrap()), before.resolve(port, "16.0.0.3".parse().unwrap()));
+        assert_eq!(
+            lab.plan().resolve(port, "16.0.0.3".parse().unwrap()),
+            before.resolve(port, "16.0.0.3".parse().unwrap())
+        );
         lab.apply(&instance("a", 1), request(wanted)).await.expect("nobody holds the address");
     });
 }
@@ -198,11 +207,11 @@ fn what_the_kernel_refuses_leaves_all_as_it_was() {
 #[test]
 fn requests_for_what_is_not_there_are_refused_by_name() {
     everywhere("requests_for_what_is_not_there_are_refused_by_name", |ports| async move {
-        let lab = LabNetwork::start(&run(&[("a", 2)], vec![network("default", "16.0.0.0/16", None, 1500)]), ports);
+        let lab =
+            LabNetwork::start(&run(&[("a", 2)], vec![network("default", "16.0.0.0/16", None, 1500)]), ports);
         let lab = lab.unwrap();
-        let ask = async |json: &str| {
-            lab.apply(&instance("a", 0), request(json)).await.unwrap_err().to_string()
-        };
+        let ask =
+            async |json: &str| lab.apply(&instance("a", 0), request(json)).await.unwrap_err().to_string();
         assert!(ask(r#"{"network":"default"}"#).await.contains("a[0] has no network"));
         let _one = appear(&lab, "a", 0).await;
         assert_eq!(
@@ -227,7 +236,7 @@ fn an_instance_that_disappears_can_appear_again() {
         lab.apply(&instance("a", 0), request(moved)).await.unwrap();
         lab.disappear(&instance("a", 0)).await.unwrap();
         drop(first);
-        assert!(!two.reaches("16.0.9.9"));
+        assert!(two.misses("16.0.9.9"));
         assert!(matches!(lab.disappear(&instance("a", 0)).await, Err(LabError::Absent(_))));
         let again = appear(&lab, "a", 0).await;
         assert_eq!(again.addresses("data")[0], "16.0.0.2/16");
@@ -263,7 +272,10 @@ fn declared_shapes_are_measured_and_what_is_wrong_is_told() {
         assert_eq!(ab.asked, narrow);
         assert!(ab.delay_p50.unwrap() >= Duration::from_millis(20));
         assert!(ab.round_trip_p50.unwrap() >= Duration::from_millis(40));
-        assert!(ac.round_trip_p50.unwrap() >= Duration::from_millis(12) && ca.round_trip_p50.unwrap() >= Duration::from_millis(12));
+        assert!(
+            ac.round_trip_p50.unwrap() >= Duration::from_millis(12)
+                && ca.round_trip_p50.unwrap() >= Duration::from_millis(12)
+        );
         assert_eq!((bc.loss_percent, bc.delay_p50), (100.0, None));
         let rate = ab.rate.unwrap();
         assert!((9.5e6..10.5e6).contains(&rate), "{rate}");

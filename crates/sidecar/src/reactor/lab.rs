@@ -139,7 +139,8 @@ impl LabNetwork {
         let slots = shared.slots(run)?;
         let networks = run.networks.iter().map(|n| n.name.clone());
         let networks = networks.chain([crate::proof::NETWORK.to_owned()]).collect();
-        let switch = Switch::start(SwitchConfig { seed: run.settings.seed, networks, ..SwitchConfig::default() })?;
+        let switch =
+            Switch::start(SwitchConfig { seed: run.settings.seed, networks, ..SwitchConfig::default() })?;
         switch.install(Arc::new(shared.plan.clone()))?;
         let by_control = slots.values().map(|s| (IpAddr::V4(s.control.ipv4()), s.name.clone())).collect();
         let inner = Inner {
@@ -147,7 +148,8 @@ impl LabNetwork {
             slots,
             by_control,
             switch,
-            home: Netns::current().map_err(|e| LabError::machine("failed to find the lab's namespace".to_owned(), &e))?,
+            home: Netns::current()
+                .map_err(|e| LabError::machine("failed to find the lab's namespace".to_owned(), &e))?,
             wiring: Wiring::choose(ports)?,
             shared: Mutex::new(shared),
             workers: Workers::start()?,

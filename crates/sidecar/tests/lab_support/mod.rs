@@ -67,7 +67,8 @@ fn as_ordinary_user(test: &str, kind: PortKind, root: bool) {
         return skip(test, "needs /dev/net/tun");
     }
     eprintln!("{test}: {kind}, ordinary user");
-    let output = command.arg(&exe).args(["--exact", test, "--nocapture"]).env(INSIDE, kind.to_string()).output();
+    let output =
+        command.arg(&exe).args(["--exact", test, "--nocapture"]).env(INSIDE, kind.to_string()).output();
     let output = output.unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && out.contains("1 passed"), "as an ordinary user:\n{out}\n{err}");
@@ -167,9 +168,15 @@ impl Inside {
         serde_json::from_str(&self.stdout(line)).unwrap()
     }
 
-    /// Whether an address answers one ping within a second.
+    /// Whether an address answers one ping. A host that has asked for a neighbour in vain before asks again only after a
+    /// second, and has the ping wait for so long.
     pub fn reaches(&self, address: &str) -> bool {
-        self.run(&format!("ping -n -c 1 -W 1 {address}")).status.success()
+        self.run(&format!("ping -n -c 1 -W 5 {address}")).status.success()
+    }
+
+    /// Whether an address answers no ping within a second.
+    pub fn misses(&self, address: &str) -> bool {
+        !self.run(&format!("ping -n -c 1 -W 1 {address}")).status.success()
     }
 
     /// The smallest of so many round trips, milliseconds.
@@ -197,5 +204,16 @@ impl Inside {
         let mut routes: Vec<String> = routes.collect();
         routes.sort();
         routes
+    }
+}
+
+/// The first of some messages that is wanted; fails when none comes for a long time.
+pub async fn within<T, U>(mut next: impl AsyncFnMut() -> Option<T>, wanted: impl Fn(T) -> Option<U>) -> U {
+    loop {
+        let message = tokio::time::timeout(std::time::Duration::from_secs(20), next()).await;
+        let message = message.expect("a message in time").expect("somebody is there to send one");
+        if let Some(found) = wanted(message) {
+            return found;
+        }
     }
 }

@@ -52,7 +52,10 @@ impl Inner {
             }
             false => plan.detach(port),
         });
-        if let Err(error) = planned {
+        // A plan is put in force without an answer. The answer to this command, which stands behind it, is also that.
+        let open = request.routing == Routing::AllowAll;
+        let in_force = self.switch.allow_peers(slot.control.port, open).map_err(LabError::from);
+        if let Err(error) = planned.and(in_force) {
             undo_claim();
             return Err(refused(&error));
         }
@@ -132,30 +135,14 @@ impl Inner {
             pod.restore(tour, &back().collect::<Vec<_>>());
             return Err(error);
         }
-        if let Err(error) = self.tell_switch(slot, index, (&before, was), (after, routing)) {
+        if before != *after
+            && let Err(error) = self.switch.readdress(slot.data[index].port, after.addresses())
+        {
             pod.restore(tour, &back().collect::<Vec<_>>());
-            // The switch refuses nothing of what it had in force a moment ago, unless it is dead.
-            let _ = self.tell_switch(slot, index, (after, routing), (&before, was));
-            return Err(error);
+            return Err(error.into());
         }
         pod.data[index].state = after.clone();
         pod.routing = routing;
-        Ok(())
-    }
-
-    fn tell_switch(
-        &self,
-        slot: &Slot,
-        index: usize,
-        (before, was): (&State, Routing),
-        (after, routing): (&State, Routing),
-    ) -> Result<(), LabError> {
-        if before != after {
-            self.switch.readdress(slot.data[index].port, after.addresses())?;
-        }
-        if was != routing {
-            self.switch.allow_peers(slot.control.port, routing == Routing::AllowAll)?;
-        }
         Ok(())
     }
 
@@ -291,11 +278,10 @@ mod tests {
         let other = state(true, "16.0.1.1/16", Some("fd00::2/64"));
         assert_eq!(steps(2, &one, &other), [Step::RemoveAddress(2, one.v4), Step::AddAddress(2, other.v4)]);
         let down = State { up: false, ..other.clone() };
-        assert_eq!(steps(2, &one, &down), [
-            Step::Down(2),
-            Step::RemoveAddress(2, one.v4),
-            Step::AddAddress(2, other.v4)
-        ]);
+        assert_eq!(
+            steps(2, &one, &down),
+            [Step::Down(2), Step::RemoveAddress(2, one.v4), Step::AddAddress(2, other.v4)]
+        );
         assert_eq!(steps(2, &down, &other), [Step::Up(2), Step::AddAddress(2, other.v6.unwrap())]);
         assert_eq!(down.addresses(), Vec::<IpAddr>::new());
     }

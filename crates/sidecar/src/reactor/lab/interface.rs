@@ -85,7 +85,8 @@ impl Shared {
                 data.push(self.data_interface(index, network, &names[index], &instance, &regions)?);
             }
             let hostname = instance.hostname();
-            let slot = Slot { name: instance.clone(), hostname, regions, control, data, pod: Mutex::new(None) };
+            let slot =
+                Slot { name: instance.clone(), hostname, regions, control, data, pod: Mutex::new(None) };
             slots.insert(instance, Arc::new(slot));
         }
         Ok(slots)
@@ -200,7 +201,10 @@ pub(super) mod tests {
     fn instances_are_numbered_in_the_order_of_the_groups() {
         let run = run(
             &[("b", 2), ("a", 1)],
-            vec![network("default", "16.0.0.0/16", Some("fd00::/64")), network("storage", "10.1.0.0/24", None)],
+            vec![
+                network("default", "16.0.0.0/16", Some("fd00::/64")),
+                network("storage", "10.1.0.0/24", None),
+            ],
         );
         let mut shared = Shared::new(&run).unwrap();
         let slots = shared.slots(&run).unwrap();
@@ -242,8 +246,9 @@ pub(super) mod tests {
     fn interfaces_have_names_that_the_kernel_takes() {
         let names = ["default", "storage", "a name with blanks", "storage", "lo", "data", "data1", "x/y"];
         let networks: Vec<Network> = names.iter().map(|n| network(n, "10.0.0.0/8", None)).collect();
-        assert_eq!(interface_names(&networks), [
-            "data", "storage", "data2", "data3", "data4", "data5", "data6", "data7"
-        ]);
+        assert_eq!(
+            interface_names(&networks),
+            ["data", "storage", "data2", "data3", "data4", "data5", "data6", "data7"]
+        );
     }
 }

@@ -224,7 +224,8 @@ impl Wiring {
     /// Takes an instance's interfaces away, where they would not go at once with their namespace.
     fn unplug(&self, tour: &mut Tour, slot: &Slot) -> Result<(), LabError> {
         let Wiring::PacketSocket { switch } = self else { return Ok(()) };
-        let fail = |e: &dyn Error| LabError::machine(format!("failed to remove the network of {}", slot.name), e);
+        let fail =
+            |e: &dyn Error| LabError::machine(format!("failed to remove the network of {}", slot.name), e);
         tour.enter(switch).map_err(|e| fail(&e))?;
         let mut routes = RouteSocket::open().map_err(|e| fail(&e))?;
         for interface in std::iter::once(&slot.control).chain(&slot.data) {

@@ -130,8 +130,7 @@ impl Inner {
         half: u8,
         addresses: Vec<IpAddr>,
     ) -> Result<(PortId, UdpSocket), LabError> {
-        let fail =
-            |e: &dyn Error| LabError::machine("failed to make the ports of the proof".to_owned(), e);
+        let fail = |e: &dyn Error| LabError::machine("failed to make the ports of the proof".to_owned(), e);
         let port = self.shared().port();
         let netns = tour.create().map_err(|e| fail(&e))?;
         let plug = self.wiring.plug(tour, &netns, PROBE, port).map_err(|e| fail(&*e))?;

@@ -35,9 +35,7 @@ impl Workers {
                     tracing::error!("no thread for network namespaces: {e}");
                 }
             };
-            thread
-                .spawn(work)
-                .map_err(|e| LabError::machine("failed to start a thread".to_owned(), &e))?;
+            thread.spawn(work).map_err(|e| LabError::machine("failed to start a thread".to_owned(), &e))?;
         }
         Ok(Workers { jobs })
     }
@@ -88,7 +86,12 @@ mod tests {
         let jobs = (0..THREADS).map(|_| {
             let (workers, barrier) = (Arc::clone(&workers), Arc::clone(&barrier));
             tokio::spawn(async move {
-                workers.run(move |_| { barrier.wait(); std::thread::current().id() }).await
+                workers
+                    .run(move |_| {
+                        barrier.wait();
+                        std::thread::current().id()
+                    })
+                    .await
             })
         });
         for job in jobs.collect::<Vec<_>>() {
