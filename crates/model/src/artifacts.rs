@@ -1,5 +1,6 @@
 //! Writes artifacts into a composition's text, and leaves everything else of it as it is: comments, order, templates.
 
+use crate::template::action_length;
 use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
 /// Why artifacts could not be written.
@@ -117,28 +118,6 @@ impl Masked {
     fn unmask(&self, text: &str) -> String {
         self.actions.iter().fold(text.to_owned(), |text, (token, action)| text.replacen(token, action, 1))
     }
-}
-
-/// The length of the action that a text begins with: up to its `}}`, quotes and comments respected.
-fn action_length(text: &str) -> Option<usize> {
-    if text.starts_with("{{/*") || text.starts_with("{{- /*") {
-        let end = text.find("*/")?;
-        return Some(end + text[end..].find("}}")? + 2);
-    }
-    let mut quote: Option<char> = None;
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(2) {
-        match quote {
-            Some(_) if escaped => escaped = false,
-            Some(q) if c == '\\' && q != '`' => escaped = true,
-            Some(q) if c == q => quote = None,
-            Some(_) => {}
-            None if matches!(c, '"' | '`' | '\'') => quote = Some(c),
-            None if text[at..].starts_with("}}") => return Some(at + 2),
-            None => {}
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -195,7 +195,21 @@ pub type Files = BTreeMap<String, Result<String, String>>;
 impl Composition {
     /// Reads a composition. `Err` when it is so wrong that there is nothing to look at; other mistakes stay in the
     /// value until `resolve` reports them together with its own, or [`Composition::check`] does.
+    ///
+    /// A template is refused by name: [`template::expand`](crate::template::expand) comes first.
     pub fn parse(file: &str, text: &str) -> Result<Composition, Diagnostics> {
+        if let Some(at) = text.find("{{") {
+            let mut mistakes = Diagnostics::new();
+            let message =
+                "this composition is a template (it has `{{`), and must be expanded before it is read";
+            mistakes.push(Source::new(file, text).place(at..at + 2, "").error(message));
+            return Err(mistakes);
+        }
+        Composition::parse_expanded(file, text)
+    }
+
+    /// Reads what a template became, where `{{` has no meaning any more. Its places are those of the expanded text.
+    pub fn parse_expanded(file: &str, text: &str) -> Result<Composition, Diagnostics> {
         let source = Source::new(file, text);
         let (parts, mistakes) =
             read_document(&source, |root, mistakes| groups::read(&source, root, mistakes));

@@ -19,6 +19,7 @@ pub mod run;
 pub mod shape;
 mod show;
 pub mod single;
+pub mod template;
 pub mod topology;
 pub mod trace;
 pub mod units;

@@ -52,15 +52,6 @@ pub(crate) fn read_document<T>(
     read: impl FnOnce(&TableReader<'_>, &Mistakes) -> T,
 ) -> (Option<T>, Diagnostics) {
     let mistakes = Mistakes::new();
-    if source.text().contains("{{") {
-        let at = source.text().find("{{").unwrap_or(0);
-        mistakes.push(
-            source
-                .place(at..at + 2, "")
-                .error("this file is a template (it has `{{`), and it must be expanded before it is read"),
-        );
-        return (None, mistakes.into_inner());
-    }
     let (table, errors) = DeTable::parse_recoverable(source.text());
     if !errors.is_empty() {
         for error in errors {
