@@ -250,14 +250,15 @@ impl<'a> Watch<'a> {
             }
             Notice::AllEnded if self.phase == Phase::Held => {}
             Notice::AllEnded => {
-                let failed = self.decided.is_none() && record.verdict.outcome() != RunOutcome::Success;
-                if failed && self.request.hold {
-                    self.decided = Some(record.verdict.outcome());
+                let outcome = self.decided.take().unwrap_or_else(|| record.verdict.outcome());
+                let held = self.request.hold && self.phase != Phase::Stopping;
+                if held && outcome != RunOutcome::Success {
+                    self.decided = Some(outcome);
                     self.hold(record);
                     return None;
                 }
                 self.lab.finish().await;
-                return Some(self.decided.take().unwrap_or_else(|| record.verdict.outcome()));
+                return Some(outcome);
             }
             Notice::Broken { cause } => return Some(RunOutcome::LabLost { cause }),
         }

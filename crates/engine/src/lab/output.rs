@@ -2,7 +2,6 @@
 //!
 //! Lines may have any length and any bytes. What a line means belongs in `speech`.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -12,8 +11,6 @@ use tokio::sync::mpsc;
 
 /// Longest line that is handed on whole; the rest of a longer one goes to the file only.
 pub(super) const MAX_LINE: usize = 1 << 20;
-/// How many last lines are remembered, and how much of each.
-const TAIL: (usize, usize) = (10, 400);
 
 /// What became of a stream.
 #[derive(Debug, Default)]
@@ -24,8 +21,6 @@ pub(super) struct Kept {
     pub(super) kept: u64,
     /// The first error of writing to the file.
     pub(super) error: Option<io::Error>,
-    /// The last lines.
-    pub(super) tail: VecDeque<String>,
 }
 
 /// Reads `stream` to its end. What `on_line` makes of each line, without its newline, goes to `heard`, which may hold
@@ -64,10 +59,7 @@ pub(super) async fn follow<T>(
                 }
             }
         }
-        let mut take = |line: &[u8]| {
-            remember(&mut kept.tail, line);
-            said.extend(on_line(line));
-        };
+        let mut take = |line: &[u8]| said.extend(on_line(line));
         lines.push(&buffer, &mut take);
         if ended {
             lines.finish(&mut take);
@@ -83,14 +75,6 @@ pub(super) async fn follow<T>(
             buffer.reserve(buffer.capacity() * 2);
         }
     }
-}
-
-fn remember(tail: &mut VecDeque<String>, line: &[u8]) {
-    let (count, length) = TAIL;
-    if tail.len() == count {
-        tail.pop_front();
-    }
-    tail.push_back(String::from_utf8_lossy(&line[..line.len().min(length)]).into_owned());
 }
 
 /// Cuts a stream of bytes into lines.
@@ -174,7 +158,6 @@ mod tests {
         assert_eq!(lines, [&b"one"[..], b"two", b"", b"\xff\x00", b"last"]);
         assert_eq!(file, b"one\ntwo\n\n\xff\x00\nlast");
         assert_eq!((kept.written, kept.kept), (16, 16));
-        assert_eq!(kept.tail.len(), 5);
     }
 
     #[tokio::test]

@@ -33,12 +33,16 @@ pub(super) fn enter_lab_root(executable: &Path) -> Result<(), ViewError> {
     mount::make_private(Path::new("/"))?;
     // Opened before anything is covered: a descriptor leads to what is below a mount.
     let top = Held::all_of(Path::new("/"))?;
-    // Any folder will do to build the new root on; nobody else sees it there.
-    let base = Path::new("/tmp");
+    // The new root is built on a folder that is not bound into it: a recursive bind would take the new root along.
+    let base = Path::new("/sys");
     mount::tmpfs(base, None, 0o755)?;
-    for held in &top {
+    for held in top.iter().filter(|held| held.name != "sys") {
         held.show_at(&base.join(&held.name))?;
     }
+    fs::create_dir(base.join("sys")).map_err(|e| ViewError::File("make /sys".to_owned(), e))?;
+    // The lab's own interfaces, while the machine's /sys is still there to vouch for it (the kernel shows a fresh one only
+    // where one can be seen already); where a container's settings forbid it an empty folder does.
+    let _ = mount::sysfs(&base.join("sys"));
     mount::pivot_root(base)?;
     drop(top);
     mount::proc(Path::new("/proc"))?;

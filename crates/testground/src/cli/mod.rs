@@ -10,6 +10,8 @@ mod pod;
 mod run;
 mod sidecar;
 mod spelling;
+mod sync;
+mod sync_service;
 mod version;
 
 use std::ffi::OsString;
@@ -38,6 +40,8 @@ enum Command {
     Healthcheck(healthcheck::Args),
     Pod(pod::Args),
     Sidecar(sidecar::Args),
+    Sync(sync::Args),
+    SyncService(sync_service::Args),
     Version(version::Args),
 }
 
@@ -69,6 +73,8 @@ pub(crate) fn main() -> ProcessExit {
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Pod(args) => return with_code(pod::run(args)),
         Command::Sidecar(args) => sidecar::run(&args),
+        Command::Sync(args) => sync::run(&args),
+        Command::SyncService(args) => sync_service::run(&args),
         Command::Version(args) => version::run(&args),
     };
     match done {

@@ -7,7 +7,8 @@ use crate::support::{Session, composition, processes_marked, until};
 #[test]
 fn lines_of_any_length_and_any_bytes_are_kept() {
     let script = r#"head -c 3000000 /dev/zero | tr '\0' x; echo; printf '\xff\xfe\x00binary\n'; echo last"#;
-    let done = Session::with_plan(script, &composition(1, "")).run(&[]);
+    let session = Session::with_plan(script, &composition(1, ""));
+    let done = session.run(&[]);
     done.assert_success();
     let kept = std::fs::read(done.outputs().join("g/0/stdout.log")).unwrap();
     assert_eq!(kept.len(), 3_000_000 + 1 + 10 + 5);
@@ -19,7 +20,8 @@ fn lines_of_any_length_and_any_bytes_are_kept() {
 fn a_flood_is_bounded_on_disk_and_in_the_record() {
     let config = "[global.run_config]\nmax_output = \"1MiB\"\n";
     let script = "timeout 3 yes 'all work and no play' ; echo the end >&2; exit 0";
-    let done = Session::with_plan(script, &format!("{config}{}", composition(1, ""))).run(&[]);
+    let session = Session::with_plan(script, &format!("{config}{}", composition(1, "")));
+    let done = session.run(&[]);
     done.assert_success();
     let kept = std::fs::metadata(done.outputs().join("g/0/stdout.log")).unwrap().len();
     assert_eq!(kept, 1 << 20);
@@ -51,7 +53,8 @@ fn one_that_ignores_sigterm_is_killed_after_the_grace() {
 #[test]
 fn one_that_closes_its_streams_or_ends_at_once_is_judged_all_the_same() {
     let script = "[ $TEST_INSTANCE_INDEX = 0 ] && exit 0; exec >&- 2>&-; sleep 0.3; exit 4";
-    let done = Session::with_plan(script, &composition(2, "")).run(&["--keep-going"]);
+    let session = Session::with_plan(script, &composition(2, ""));
+    let done = session.run(&["--keep-going"]);
     assert_eq!(done.end("g", 0), InstanceEnd::Succeeded);
     assert_eq!(done.end("g", 1), InstanceEnd::ExitCode { code: 4 });
 }
@@ -76,7 +79,8 @@ try mknod /tmp/sda b 8 0
 try hostname other
 for d in /dev/sd* /dev/vd* /dev/nvme* /dev/mem /dev/kmsg /dev/net/tun; do [ -e $d ] && echo "SEES: $d"; done
 echo finished"#;
-    let done = Session::with_plan(script, &composition(1, "")).run(&[]);
+    let session = Session::with_plan(script, &composition(1, ""));
+    let done = session.run(&[]);
     done.assert_success();
     let bad: Vec<String> =
         done.lines().into_iter().filter(|l| l.starts_with("DID") || l.starts_with("SEES")).collect();
@@ -88,7 +92,8 @@ echo finished"#;
 #[test]
 fn each_sees_its_own_processes_and_interfaces_only() {
     let script = "cat /proc/1/comm; ls -d /proc/[0-9]* | wc -l; ls /sys/class/net; hostname 2>/dev/null; testground sync signal x >/dev/null; testground sync barrier x 2 >/dev/null";
-    let done = Session::with_plan(script, &composition(2, "")).run(&[]);
+    let session = Session::with_plan(script, &composition(2, ""));
+    let done = session.run(&[]);
     done.assert_success();
     let text = done.lines().join(" ");
     for interface in ["control", "data", "lo"] {
@@ -108,7 +113,8 @@ if [ $TEST_INSTANCE_INDEX = 0 ]; then
   testground sync publish t "\"$(head -c 60000 /dev/zero | tr '\0' B)\"" 2>&1 | head -c 300
 fi
 testground sync signal up >/dev/null; testground sync barrier up 2; echo through $?"#;
-    let done = Session::with_plan(script, &composition(2, "")).run(&[]);
+    let session = Session::with_plan(script, &composition(2, ""));
+    let done = session.run(&[]);
     done.assert_success();
     assert_eq!(done.lines().iter().filter(|l| *l == "through 0").count(), 2, "{done:?}");
 }

@@ -1,6 +1,7 @@
 //! Runs of the real binary, seen from outside.
 
 mod faults;
+mod house;
 mod instances;
 mod main_path;
 mod support;

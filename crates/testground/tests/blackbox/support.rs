@@ -11,26 +11,26 @@ use testground_model::name::InstanceName;
 use testground_model::outcome::{InstanceEnd, RunOutcome};
 
 /// A directory with a home, and plans made for one test.
-pub struct Session {
+pub(crate) struct Session {
     dir: tempfile::TempDir,
 }
 
 /// A finished command.
-pub struct Done {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-    pub events: Vec<Event>,
+pub(crate) struct Done {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) events: Vec<Event>,
 }
 
 /// A run that goes on.
-pub struct Going {
-    pub child: Child,
+pub(crate) struct Going {
+    pub(crate) child: Child,
     events: PathBuf,
 }
 
 /// What a manifest needs for a plan without a build.
-pub const SHELL_MANIFEST: &str = r#"name = "plan"
+pub(crate) const SHELL_MANIFEST: &str = r#"name = "plan"
 [builders."exec:generic"]
 program = "./plan.sh"
 [runners."local:exec"]
@@ -40,7 +40,7 @@ instances = { min = 1, max = 2000, default = 1 }
 "#;
 
 /// The whole of a composition for `count` instances of the one group `g`; `more` is put at its top level.
-pub fn composition(count: u32, more: &str) -> String {
+pub(crate) fn composition(count: u32, more: &str) -> String {
     format!(
         r#"[global]
 plan = "plan"
@@ -56,7 +56,7 @@ instances = {{ count = {count} }}
     )
 }
 
-pub fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     match std::env::var_os("TESTGROUND_TEST_BINARY") {
         Some(path) => path.into(),
         None => env!("CARGO_BIN_EXE_testground").into(),
@@ -64,19 +64,19 @@ pub fn binary() -> PathBuf {
 }
 
 /// Says that a test can't run here; fails where nothing may be skipped.
-pub fn skip(test: &str, reason: &str) {
+pub(crate) fn skip(test: &str, reason: &str) {
     assert!(std::env::var_os("TESTGROUND_TEST_REQUIRE").is_none_or(|v| v != "all"), "{test}: {reason}");
     eprintln!("SKIPPED {test}: {reason}");
 }
 
 impl Session {
-    pub fn new() -> Session {
+    pub(crate) fn new() -> Session {
         let dir = tempfile::Builder::new().prefix("testground-").tempdir().expect("a temporary directory");
         Session { dir }
     }
 
     /// A session with the plan `plan`: a script and a composition.
-    pub fn with_plan(script: &str, composition: &str) -> Session {
+    pub(crate) fn with_plan(script: &str, composition: &str) -> Session {
         let session = Session::new();
         session.write("plan/manifest.toml", SHELL_MANIFEST);
         session.write("plan/composition.toml", composition);
@@ -84,18 +84,18 @@ impl Session {
         session
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path().join(name);
         fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
         fs::write(&path, text).expect("a file");
         path
     }
 
-    pub fn script(&self, name: &str, body: &str) {
+    pub(crate) fn script(&self, name: &str, body: &str) {
         let path = self.write(name, &format!("#!/bin/bash\n{body}\n"));
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("an executable");
     }
@@ -115,7 +115,7 @@ impl Session {
     }
 
     /// Runs a command to its end.
-    pub fn testground(&self, args: &[&str]) -> Done {
+    pub(crate) fn testground(&self, args: &[&str]) -> Done {
         let output = self.command(args).output().expect("the binary runs");
         Done {
             code: output.status.code(),
@@ -126,17 +126,17 @@ impl Session {
     }
 
     /// Runs the plan `plan` to its end.
-    pub fn run(&self, more: &[&str]) -> Done {
+    pub(crate) fn run(&self, more: &[&str]) -> Done {
         self.start(more).wait()
     }
 
     /// Runs the plan `plan` to its end with more in its environment.
-    pub fn run_with_env(&self, more: &[&str], env: &[(&str, &str)]) -> Done {
+    pub(crate) fn run_with_env(&self, more: &[&str], env: &[(&str, &str)]) -> Done {
         self.start_with_env(more, env).wait()
     }
 
     /// Starts a run of the plan `plan`.
-    pub fn start(&self, more: &[&str]) -> Going {
+    pub(crate) fn start(&self, more: &[&str]) -> Going {
         self.start_with_env(more, &[])
     }
 
@@ -155,7 +155,7 @@ impl Session {
 
 impl Going {
     /// The events so far.
-    pub fn events(&self) -> Vec<Event> {
+    pub(crate) fn events(&self) -> Vec<Event> {
         let text = fs::read_to_string(&self.events).unwrap_or_default();
         // The last line may be half written.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -163,7 +163,7 @@ impl Going {
     }
 
     /// Waits until an event fits, at most twenty seconds.
-    pub fn until<T>(&mut self, what: &str, fits: impl Fn(&EventKind) -> Option<T>) -> T {
+    pub(crate) fn until<T>(&mut self, what: &str, fits: impl Fn(&EventKind) -> Option<T>) -> T {
         until(what, || {
             let found = self.events().iter().find_map(|e| fits(&e.kind));
             if found.is_none() && self.child.try_wait().expect("a child").is_some() {
@@ -174,7 +174,7 @@ impl Going {
     }
 
     /// Lab init's process id.
-    pub fn lab(&mut self) -> i32 {
+    pub(crate) fn lab(&mut self) -> i32 {
         self.until("the lab is up", |e| match e {
             EventKind::LabStarted { pid, .. } => Some(*pid as i32),
             _ => None,
@@ -182,7 +182,7 @@ impl Going {
     }
 
     /// Waits until `count` instances were started and said something.
-    pub fn instances_up(&mut self, count: usize) {
+    pub(crate) fn instances_up(&mut self, count: usize) {
         let events = self.events.clone();
         until("instances are up", || {
             let text = fs::read_to_string(&events).unwrap_or_default();
@@ -190,11 +190,11 @@ impl Going {
         });
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         signal_process(self.child.id() as i32, signal);
     }
 
-    pub fn wait(self) -> Done {
+    pub(crate) fn wait(self) -> Done {
         let events = self.events.clone();
         let output = self.child.wait_with_output().expect("a child");
         let text = fs::read_to_string(&events).unwrap_or_default();
@@ -209,13 +209,13 @@ impl Going {
     }
 
     /// The run's id.
-    pub fn run_id(&self) -> String {
+    pub(crate) fn run_id(&self) -> String {
         until("the run has an id", || self.events().first().map(|e| e.run.to_string()))
     }
 }
 
 impl Done {
-    pub fn outcome(&self) -> RunOutcome {
+    pub(crate) fn outcome(&self) -> RunOutcome {
         let found = self.events.iter().rev().find_map(|e| match &e.kind {
             EventKind::RunFinished { outcome, .. } => Some(outcome.clone()),
             _ => None,
@@ -223,18 +223,18 @@ impl Done {
         found.unwrap_or_else(|| panic!("the run has no outcome: {self:?}"))
     }
 
-    pub fn assert_success(&self) {
+    pub(crate) fn assert_success(&self) {
         assert_eq!(self.outcome(), RunOutcome::Success, "{self:?}");
         assert_eq!(self.code, Some(0), "{self:?}");
     }
 
     /// The cause of a run that failed.
-    pub fn cause(&self) -> String {
+    pub(crate) fn cause(&self) -> String {
         self.outcome().cause().unwrap_or_default().to_owned()
     }
 
     /// How an instance ended.
-    pub fn end(&self, group: &str, index: u32) -> InstanceEnd {
+    pub(crate) fn end(&self, group: &str, index: u32) -> InstanceEnd {
         let name = InstanceName::new(group, index);
         let found = self.events.iter().find_map(|e| match &e.kind {
             EventKind::InstanceEnded { instance, end, .. } if *instance == name => Some(end.clone()),
@@ -244,7 +244,7 @@ impl Done {
     }
 
     /// What instances wrote to stdout, line by line.
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let line = |e: &Event| match &e.kind {
             EventKind::Output { line, .. } => Some(line.clone()),
             _ => None,
@@ -253,7 +253,7 @@ impl Done {
     }
 
     /// Where outputs lie.
-    pub fn outputs(&self) -> PathBuf {
+    pub(crate) fn outputs(&self) -> PathBuf {
         let found = self.events.iter().find_map(|e| match &e.kind {
             EventKind::RunQueued { outputs, .. } => Some(PathBuf::from(outputs)),
             _ => None,
@@ -261,7 +261,7 @@ impl Done {
         found.expect("a place for outputs")
     }
 
-    pub fn warnings(&self) -> Vec<String> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let warning = |e: &Event| match &e.kind {
             EventKind::Warning { message } => Some(message.clone()),
             _ => None,
@@ -284,7 +284,7 @@ fn describe(events: &[Event]) -> String {
 }
 
 /// Asks again and again, at most twenty seconds.
-pub fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(answer) = ask() {
@@ -303,19 +303,19 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(20));
 }
 
-pub fn signal_process(pid: i32, signal: rustix::process::Signal) {
+pub(crate) fn signal_process(pid: i32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
     let _ = rustix::process::kill_process(pid, signal);
 }
 
 /// Whether a process is there and not a zombie.
-pub fn is_alive(pid: i32) -> bool {
+pub(crate) fn is_alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// Processes whose environment or command line names the session.
-pub fn processes_marked(session: &Path) -> Vec<i32> {
+pub(crate) fn processes_marked(session: &Path) -> Vec<i32> {
     let marker = session.display().to_string();
     let contains = |path: String| {
         fs::read(path).is_ok_and(|bytes| bytes.windows(marker.len()).any(|w| w == marker.as_bytes()))
@@ -330,7 +330,7 @@ pub fn processes_marked(session: &Path) -> Vec<i32> {
 }
 
 /// The first child of a process, by what the kernel says.
-pub fn children_of(pid: i32) -> Vec<i32> {
+pub(crate) fn children_of(pid: i32) -> Vec<i32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_whitespace().filter_map(|p| p.parse().ok()).collect()
 }

@@ -13,7 +13,8 @@ const START: &str =
 const FAILURE: &str = r#"echo '{"ts":1,"msg":"","group_id":"g","run_id":"r","event":{"failure_event":{"group":"g","error":"no route"}}}'"#;
 
 fn end_of(script: &str) -> (InstanceEnd, Option<i32>) {
-    let done = Session::with_plan(script, &composition(1, "")).run(&[]);
+    let session = Session::with_plan(script, &composition(1, ""));
+    let done = session.run(&[]);
     (done.end("g", 0), done.code)
 }
 
@@ -45,7 +46,8 @@ fn a_program_that_can_t_be_started_says_why() {
 #[test]
 fn one_bad_end_ends_the_run_at_once_and_the_message_names_it() {
     let script = "[ $TEST_INSTANCE_INDEX = 1 ] || exec sleep 600\necho the disk is gone >&2; exit 7";
-    let done = Session::with_plan(script, &composition(3, "")).run(&[]);
+    let session = Session::with_plan(script, &composition(3, ""));
+    let done = session.run(&[]);
     assert_eq!(done.code, Some(1), "{done:?}");
     let cause = done.cause();
     for part in ["g[1]", "exited with code 7", "the disk is gone"] {
@@ -58,7 +60,8 @@ fn one_bad_end_ends_the_run_at_once_and_the_message_names_it() {
 #[test]
 fn with_keep_going_the_others_come_to_their_end() {
     let script = "[ $TEST_INSTANCE_INDEX = 1 ] && exit 7; sleep 0.5; echo whole";
-    let done = Session::with_plan(script, &composition(3, "")).run(&["--keep-going"]);
+    let session = Session::with_plan(script, &composition(3, ""));
+    let done = session.run(&["--keep-going"]);
     assert_eq!(done.code, Some(1), "{done:?}");
     assert_eq!(done.lines(), ["whole", "whole"]);
     assert!(done.stdout.contains("(g:2/3)"), "{done:?}");
@@ -68,7 +71,8 @@ fn with_keep_going_the_others_come_to_their_end() {
 fn when_everybody_waits_the_run_ends_and_says_for_what() {
     let script = "[ $TEST_INSTANCE_INDEX = 2 ] || testground sync signal ready >/dev/null; testground sync barrier ready 5";
     let config = "[global.run_config]\nstall = \"1s\"\n";
-    let done = Session::with_plan(script, &format!("{config}{}", composition(3, ""))).run(&[]);
+    let session = Session::with_plan(script, &format!("{config}{}", composition(3, "")));
+    let done = session.run(&[]);
     assert_eq!(done.code, Some(1), "{done:?}");
     let cause = done.cause();
     for part in ["\"ready\"", "2 of 5", "g[0], g[1], g[2]", "not signalled by g[2]"] {
@@ -79,7 +83,8 @@ fn when_everybody_waits_the_run_ends_and_says_for_what() {
 #[test]
 fn at_its_timeout_a_run_says_what_everybody_waits_for() {
     let script = "[ $TEST_INSTANCE_INDEX = 0 ] && exec sleep 600; testground sync barrier never 2";
-    let done = Session::with_plan(script, &composition(2, "")).run(&["--timeout", "1500ms"]);
+    let session = Session::with_plan(script, &composition(2, ""));
+    let done = session.run(&["--timeout", "1500ms"]);
     assert_eq!(done.code, Some(5), "{done:?}");
     assert!(matches!(done.outcome(), RunOutcome::TimedOut { .. }));
     assert!(done.stdout.contains("run canceled after reaching the task timeout"), "{done:?}");
@@ -98,7 +103,8 @@ fn outcomes_count_once_however_often_they_are_heard() {
     let over_sync =
         r#"testground sync publish --raw run_events '{"success_event":{"group":"g"}}' >/dev/null"#;
     let script = format!("{START}; {over_sync}; {SUCCESS}");
-    let done = Session::with_plan(&script, &composition(2, "")).run(&[]);
+    let session = Session::with_plan(&script, &composition(2, ""));
+    let done = session.run(&[]);
     done.assert_success();
     assert!(done.stdout.contains("(g:2/2)"), "{done:?}");
     let reports = done.events.iter().filter(|e| {
@@ -115,7 +121,8 @@ fn a_request_that_can_t_be_honoured_fails_the_run_by_name() {
         (r#"{"network":"default","enable":true,"default":{"loss":-1},"callback_state":"c"}"#, "loss"),
     ] {
         let script = format!("testground sync network '{request}'");
-        let done = Session::with_plan(&script, &composition(2, "")).run(&[]);
+        let session = Session::with_plan(&script, &composition(2, ""));
+        let done = session.run(&[]);
         assert_eq!(done.code, Some(1), "{request}: {done:?}");
         let ends = [done.end("g", 0), done.end("g", 1)];
         let refused =

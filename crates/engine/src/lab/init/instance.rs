@@ -6,16 +6,17 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{
     LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
 };
+use testground_linux::Errno;
 use testground_linux::caps;
-use testground_linux::process::{self, ExitStatus, Reaped, SignalFd};
+use testground_linux::process::{
+    self, ExitStatus, Namespaces, ProcessError, Reaped, Session, SignalFd, SpawnExec,
+};
 
 use super::super::protocol::{InstanceSpec, ProgramEnd};
 use super::super::rootfs;
@@ -72,42 +73,39 @@ fn drop_power() -> Result<(), String> {
 }
 
 fn start_and_wait(spec: &InstanceSpec, streams: Streams) -> ProgramEnd {
-    let mut command = Command::new(&spec.program);
-    command
-        .arg0(spec.argv.first().map_or("", String::as_str))
-        .args(spec.argv.iter().skip(1))
-        .env_clear()
-        .envs(spec.env.iter().map(|(k, v)| (k, v)))
-        .current_dir(&spec.cwd)
-        .stdin(streams.stdin.map_or_else(Stdio::null, Stdio::from))
-        .stdout(streams.stdout)
-        .stderr(streams.stderr)
-        .process_group(0);
     let signals = match SignalFd::new(&SIGNALS) {
         Ok(signals) => signals,
         Err(e) => return ProgramEnd::NotStarted(super::text(e)),
     };
-    let child = match command.spawn() {
-        Ok(child) => Pid::from_child(&child),
-        Err(e) => return ProgramEnd::NotStarted(not_started(spec, &e)),
+    let stdin = match streams.stdin.map_or_else(null, Ok) {
+        Ok(stdin) => stdin,
+        Err(e) => return ProgramEnd::NotStarted(format!("failed to open /dev/null: {e}")),
     };
-    // The command holds the streams' descriptors: whoever reads them must see their end when the program ends.
-    drop(command);
-    wait_for(child, &signals)
+    let mut spawn = SpawnExec::new(&spec.program).fd(stdin, 0).fd(streams.stdout, 1).fd(streams.stderr, 2);
+    spawn.argv = spec.argv.iter().map(Into::into).collect();
+    spawn.env = spec.env.iter().map(|(k, v)| (k.into(), v.into())).collect();
+    spawn.cwd = Some(spec.cwd.clone());
+    spawn.session = Session::NewGroup;
+    match process::spawn_exec(Namespaces::NONE, spawn) {
+        Ok(child) => wait_for(child.pid(), &signals),
+        Err(e) => ProgramEnd::NotStarted(not_started(spec, &e)),
+    }
 }
 
-fn not_started(spec: &InstanceSpec, error: &io::Error) -> String {
+fn null() -> io::Result<OwnedFd> {
+    Ok(std::fs::File::open("/dev/null")?.into())
+}
+
+fn not_started(spec: &InstanceSpec, error: &ProcessError) -> String {
     let program = spec.program.display();
-    match error.kind() {
-        io::ErrorKind::NotFound if spec.program.exists() && !spec.cwd.exists() => {
-            format!("{}: no such directory to start in", spec.cwd.display())
-        }
-        io::ErrorKind::NotFound if spec.program.exists() => {
+    match error {
+        ProcessError::Exec { source: Errno::NOENT, .. } if spec.program.exists() => {
             format!(
                 "{program}: its interpreter (the first line of a script, or the dynamic loader) does not exist"
             )
         }
-        _ => format!("{program}: {error}"),
+        ProcessError::Exec { source, .. } => format!("{program}: {}", io::Error::from(*source)),
+        _ => super::text(error),
     }
 }
 

@@ -251,6 +251,11 @@ impl Dispatcher {
             return;
         }
         self.stopping = Some(Instant::now());
+        if self.told_end {
+            // A held lab, whose instances have ended long ago.
+            self.client.send(Notice::AllEnded).await;
+            return;
+        }
         if !self.released {
             // Nobody was started: nobody has to be waited for.
             let living: Vec<u32> = self.ledger.living().map(|(n, _)| n).collect();
@@ -316,7 +321,7 @@ impl Dispatcher {
                 let message = format!("{instance} reported an event of an unknown kind: {event:.200}");
                 self.client.event(EventKind::Warning { message }).await;
             }
-            Heard::Closed { number, stream, kept, hushed } => {
+            Heard::Closed { number, stream, kept, hushed, tail } => {
                 let Some(instance) = self.ledger.name(number).cloned() else { return };
                 let (index, file) = match stream {
                     Stream::Stdout => (0, "stdout.log"),
@@ -340,7 +345,7 @@ impl Dispatcher {
                     );
                     self.client.event(EventKind::Warning { message }).await;
                 }
-                if let Some(event) = self.ledger.stream_closed(number, index, kept.tail, Instant::now()) {
+                if let Some(event) = self.ledger.stream_closed(number, index, tail, Instant::now()) {
                     self.client.event(event).await;
                 }
             }

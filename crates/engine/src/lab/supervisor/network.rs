@@ -78,7 +78,31 @@ impl Networks {
         self.namespaces.get(instance)?.try_clone().ok()
     }
 
-    pub(super) async fn prove(&self, _setup: &Setup, _client: &Client) -> Result<(), String> {
+    /// Measures every distinct declared shape on the plane that carries it, and tells what came out.
+    ///
+    /// Where the switch itself was late, time and again, nothing is proved either way: that is told as a warning, and
+    /// the shapes' own findings are not held against them.
+    pub(super) async fn prove(&self, setup: &Setup, client: &Client) -> Result<(), String> {
+        let proved = self.lab.prove(&setup.run.settings.proof).await.map_err(text)?;
+        if !proved.clean {
+            let late = proved.lateness.late_p99_us / 1000.0;
+            let mut message = format!(
+                "this machine was too busy to prove the shapes: packets were released {late:.1} ms late (p99)"
+            );
+            for off in proved.off() {
+                let _ = write!(message, "; {off}");
+            }
+            client.event(EventKind::Warning { message }).await;
+        }
+        for why in proved.unproved {
+            client.event(EventKind::Warning { message: format!("not proved: {why}") }).await;
+        }
+        for mut proof in proved.proofs {
+            if !proved.clean {
+                proof.off.clear();
+            }
+            client.event(EventKind::ShapeProved(proof)).await;
+        }
         Ok(())
     }
 

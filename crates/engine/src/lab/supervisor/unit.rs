@@ -1,5 +1,6 @@
 //! The streams of one instance: what is worth telling the dispatcher of what it writes.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
@@ -21,7 +22,7 @@ pub(super) enum Heard {
     /// An event of an unknown kind.
     Unknown { number: u32, event: String },
     /// A stream is read to its end.
-    Closed { number: u32, stream: Stream, kept: Kept, hushed: u64 },
+    Closed { number: u32, stream: Stream, kept: Kept, hushed: u64, tail: VecDeque<String> },
 }
 
 /// Longest line that is told; the file has it whole.
@@ -29,6 +30,10 @@ const TOLD: usize = 4096;
 /// Lines that are told at once, and in each second after: a flood is in the file, not in the record.
 const BURST: f64 = 1000.0;
 const PER_SECOND: f64 = 200.0;
+
+/// How many last lines are remembered, and how many bytes of each.
+const TAIL: usize = 10;
+const TAIL_LINE: usize = 400;
 
 /// Follows one stream of an instance to its end.
 pub(super) async fn follow(
@@ -40,6 +45,7 @@ pub(super) async fn follow(
     heard: mpsc::Sender<Heard>,
 ) {
     let mut hushed = 0;
+    let mut tail = VecDeque::new();
     let mut allowance = Allowance { left: BURST, at: Instant::now() };
     let on_line = |bytes: &[u8]| {
         if stream == Stream::Stdout {
@@ -49,6 +55,7 @@ pub(super) async fn follow(
                 Line::Plain => {}
             }
         }
+        remember(&mut tail, bytes);
         if !allowance.take(Instant::now()) {
             hushed += 1;
             return None;
@@ -60,7 +67,15 @@ pub(super) async fn follow(
         Ok(receiver) => output::follow(receiver, path, limit, on_line, &heard).await,
         Err(e) => Kept { error: Some(e), ..Kept::default() },
     };
-    let _ = heard.send(Heard::Closed { number, stream, kept, hushed }).await;
+    let _ = heard.send(Heard::Closed { number, stream, kept, hushed, tail }).await;
+}
+
+/// Keeps the last ordinary lines, for whoever asks how it ended.
+fn remember(tail: &mut VecDeque<String>, line: &[u8]) {
+    if tail.len() == TAIL {
+        tail.pop_front();
+    }
+    tail.push_back(String::from_utf8_lossy(&line[..line.len().min(TAIL_LINE)]).into_owned());
 }
 
 /// A token bucket of lines.

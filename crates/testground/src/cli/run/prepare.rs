@@ -68,7 +68,7 @@ pub(super) fn prepare(what: &What, common: &Common) -> anyhow::Result<Result<Pre
 pub(super) fn show(prepared: &Prepared) {
     println!("plan directory: {}", prepared.plan_dir.display());
     for run in &prepared.runs {
-        println!("\n{}", serde_json::to_string_pretty(run).unwrap_or_default());
+        println!("\n{run}");
     }
 }
 
