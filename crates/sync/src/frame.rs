@@ -6,8 +6,9 @@
 /// Most bytes of a message that is skipped because it is too big; the connection is closed for more.
 pub const MAX_SKIPPED_BYTES: u64 = 64 << 20;
 
-/// Bytes that are kept of a skipped message, to tell which request it was.
+/// Bytes that are kept of a skipped message's begin and of its end, to tell which request it was.
 const HEAD_BYTES: usize = 4096;
+const TAIL_BYTES: usize = 256;
 
 /// Close codes of RFC 6455, section 7.4.1.
 pub mod code {
@@ -43,6 +44,8 @@ pub enum Incoming<'a> {
         binary: bool,
         /// Its first bytes.
         head: &'a [u8],
+        /// Its last bytes.
+        tail: &'a [u8],
         /// How many bytes it had.
         size: u64,
     },
@@ -83,6 +86,8 @@ pub struct Inbox {
 struct Unfinished {
     binary: bool,
     payload: Vec<u8>,
+    /// The last bytes of a message that is over the limit.
+    tail: Vec<u8>,
     size: u64,
     /// Bytes of the present frame that are still to be skipped.
     skip: u64,
@@ -186,7 +191,7 @@ impl Inbox {
             let data = &mut data[used..];
             if let Some(rest) = self.rest.as_mut().filter(|r| r.skip > 0) {
                 let take = usize::try_from(rest.skip).unwrap_or(usize::MAX).min(data.len());
-                rest.keep_head(&mut data[..take]);
+                rest.skip(&mut data[..take]);
                 used += take;
                 if rest.skip > 0 {
                     return Ok(used);
@@ -274,7 +279,8 @@ impl Inbox {
 
     fn end_skipped(&mut self, sink: &mut dyn FnMut(Incoming<'_>)) {
         if let Some(rest) = self.rest.take_if(|rest| rest.last) {
-            sink(Incoming::Oversized { binary: rest.binary, head: &rest.payload, size: rest.size });
+            let (head, tail) = (rest.payload.as_slice(), rest.tail.as_slice());
+            sink(Incoming::Oversized { binary: rest.binary, head, tail, size: rest.size });
         }
     }
 }
@@ -286,6 +292,7 @@ impl Unfinished {
         Unfinished {
             binary: header.opcode == 2,
             payload: Vec::new(),
+            tail: Vec::new(),
             size: 0,
             skip: 0,
             last: false,
@@ -294,11 +301,17 @@ impl Unfinished {
         }
     }
 
-    /// Skips these bytes, which are the next of the present frame, keeping the message's first ones.
-    fn keep_head(&mut self, data: &mut [u8]) {
+    /// Skips these bytes, which are the next of the present frame, keeping the message's first and last ones.
+    fn skip(&mut self, data: &mut [u8]) {
         let room = HEAD_BYTES.saturating_sub(self.payload.len()).min(data.len());
         unmask(&mut data[..room], self.mask);
         self.payload.extend_from_slice(&data[..room]);
+        let last = room.max(data.len().saturating_sub(TAIL_BYTES));
+        let mut mask = self.mask;
+        mask.rotate_left(last % 4);
+        unmask(&mut data[last..], mask);
+        self.tail.extend_from_slice(&data[last..]);
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL_BYTES));
         self.mask.rotate_left(data.len() % 4);
         self.skip -= data.len() as u64;
     }

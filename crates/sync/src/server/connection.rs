@@ -162,9 +162,9 @@ impl Connection {
                     }
                     .map_err(End::Close)
                 }
-                Incoming::Oversized { binary, head, size } => {
+                Incoming::Oversized { binary, head, tail, size } => {
                     *form = if binary { ErrorForm::Json } else { ErrorForm::Text };
-                    let bad = oversized(head, size, guest.hub().limits.message_bytes);
+                    let bad = oversized(head, tail, size, guest.hub().limits.message_bytes);
                     guest.hub().refuse(guest.peer, &bad, *form, out).map_err(End::Close)
                 }
                 Incoming::Ping(payload) => {
@@ -314,8 +314,12 @@ fn write_delivery(out: &mut Vec<u8>, delivery: &Delivery<'_>, form: ErrorForm) {
     }
 }
 
-fn oversized(head: &[u8], size: u64, limit: usize) -> BadRequest {
-    wire::parse_cut(head, format!("limit message_bytes: a message of {size} bytes; {limit} are allowed"))
+fn oversized(head: &[u8], tail: &[u8], size: u64, limit: usize) -> BadRequest {
+    wire::parse_cut(
+        head,
+        tail,
+        format!("limit message_bytes: a message of {size} bytes; {limit} are allowed"),
+    )
 }
 
 fn gone(e: &io::Error) -> End {

@@ -83,12 +83,12 @@ struct RawSignal<'a> {
 /// things, or a value is out of its range.
 pub fn parse(frame: &[u8]) -> Result<Request<'_>, BadRequest> {
     let text = std::str::from_utf8(frame).map_err(|e| BadRequest {
-        id: guess_id(frame),
+        id: guess_id(frame, frame),
         barrier: guess_barrier(frame),
         what: format!("the message is not UTF-8 from byte {} on", e.valid_up_to()),
     })?;
     let raw: Raw<'_> = serde_json::from_str(text).map_err(|e| BadRequest {
-        id: guess_id(frame),
+        id: guess_id(frame, frame),
         barrier: guess_barrier(frame),
         what: syntax(text, &e),
     })?;
@@ -152,26 +152,41 @@ pub fn parse(frame: &[u8]) -> Result<Request<'_>, BadRequest> {
     Ok(Request { id: raw.id.clone().unwrap_or_default(), from: raw.from.clone(), operation })
 }
 
-/// What to answer to a message of which only the beginning was kept.
-pub fn parse_cut(head: &[u8], what: String) -> BadRequest {
-    BadRequest { id: guess_id(head), barrier: guess_barrier(head), what }
+/// What to answer to a message of which only the first and the last bytes were kept.
+pub fn parse_cut(head: &[u8], tail: &[u8], what: String) -> BadRequest {
+    BadRequest { id: guess_id(head, tail), barrier: guess_barrier(head), what }
 }
 
-/// The id in a frame that can't be read as a whole; empty if there is none in its first bytes.
-fn guess_id(frame: &[u8]) -> String {
-    let head = &frame[..frame.len().min(4096)];
-    let Some(at) = find(head, b"\"id\"") else { return String::new() };
-    let rest = head[at + 4..].trim_ascii_start();
-    let Some(rest) = rest.strip_prefix(b":") else { return String::new() };
-    let rest = rest.trim_ascii_start();
+/// The id of a request that can't be read as a whole, where it is the first or the last key, as the SDKs write it.
+/// Empty if it can't be told: a key of the same name within a payload must not be taken for it.
+fn guess_id(head: &[u8], tail: &[u8]) -> String {
+    id_at_begin(head).or_else(|| id_at_end(tail)).filter(|id| id.len() <= MAX_ID_BYTES).unwrap_or_default()
+}
+
+fn id_at_begin(head: &[u8]) -> Option<String> {
+    let rest = head.trim_ascii_start().strip_prefix(b"{")?;
+    let rest = rest.trim_ascii_start().strip_prefix(b"\"id\"")?;
+    let rest = rest.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
     let mut escaped = false;
     let end = rest.iter().skip(1).position(|b| {
         let closes = *b == b'"' && !escaped;
         escaped = *b == b'\\' && !escaped;
         closes
-    });
-    let id: Option<String> = end.and_then(|end| serde_json::from_slice(&rest[..end + 2]).ok());
-    id.filter(|id| id.len() <= MAX_ID_BYTES).unwrap_or_default()
+    })?;
+    serde_json::from_slice(&rest[..end + 2]).ok()
+}
+
+/// `},"id":"…"}` at the end, for an id without escapes.
+fn id_at_end(tail: &[u8]) -> Option<String> {
+    let rest = tail.trim_ascii_end().strip_suffix(b"}")?;
+    let rest = rest.trim_ascii_end().strip_suffix(b"\"")?;
+    let begin = rest.iter().rposition(|b| *b == b'"')?;
+    let (rest, id) = (&rest[..begin], &rest[begin + 1..]);
+    let rest = rest.trim_ascii_end().strip_suffix(b":")?;
+    let rest = rest.trim_ascii_end().strip_suffix(b"\"id\"")?;
+    let rest = rest.trim_ascii_end().strip_suffix(b",")?;
+    rest.trim_ascii_end().strip_suffix(b"}")?;
+    String::from_utf8(id.to_vec()).ok().filter(|id| !id.contains('\\'))
 }
 
 /// Whether a frame that can't be read as a whole seems to ask for a barrier.

@@ -3,4 +3,5 @@
 mod faults;
 mod garbage;
 mod model;
+mod sdk;
 mod support;

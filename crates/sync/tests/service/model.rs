@@ -83,8 +83,8 @@ fn the_memory_store_answers_as_the_model() {
 fn two_services_over_one_redis_answer_as_the_model() {
     let Some(redis) = RedisServer::start("two_services_over_one_redis_answer_as_the_model") else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let services =
-        runtime.block_on(async { [LocalService::over(&redis.url()).await, LocalService::over(&redis.url()).await] });
+    let services = runtime
+        .block_on(async { [LocalService::over(&redis.url()).await, LocalService::over(&redis.url()).await] });
     check(&runtime, &services, 64);
 }
 

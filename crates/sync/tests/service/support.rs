@@ -176,22 +176,32 @@ impl LocalService {
     }
 }
 
-/// No test: the process that [`ServiceProcess`] starts.
+/// No test: the process that [`ServiceProcess`] and the tests of the SDKs start.
 #[test]
 fn service_process() {
     let Ok(listen) = std::env::var("SYNC_TEST_LISTEN") else { return };
-    let store = std::env::var("SYNC_TEST_STORE").unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind(listen).await.unwrap();
-        loop {
-            // Redis may be on its way up, too.
-            match Service::over_redis(&store, Options::default(), None).await {
-                Ok(service) => return service.serve(listener, std::future::pending()).await.unwrap(),
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
+        let service = match std::env::var("SYNC_TEST_STORE") {
+            Ok(store) => over_redis(&store).await,
+            Err(_) => Service::in_memory(Options::default(), None),
+        };
+        if let Ok(state) = std::env::var("SYNC_TEST_SIGNAL") {
+            service.handle().signal("test", &state).await.unwrap();
         }
+        service.serve(listener, std::future::pending()).await.unwrap();
     });
+}
+
+/// A service over a Redis that may be on its way up, too.
+async fn over_redis(store: &str) -> Service {
+    loop {
+        match Service::over_redis(store, Options::default(), None).await {
+            Ok(service) => return service,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
 }
 
 fn wait_for_port(port: u16, dir: &Path) {
