@@ -212,6 +212,10 @@ fn yaml_bombs_are_refused_by_name() {
         let _ = writeln!(bomb, "a{i}: &a{i} [{list}]");
     }
     assert_eq!(mistake(&bomb).code, Code::TooLarge);
+    // Anchors within anchors: each keeps a copy of all that is in it.
+    let inner = "x,".repeat(20_000);
+    let nested: String = (0..40).map(|i| format!("&n{i} [")).collect::<String>() + &inner + &"]".repeat(40);
+    assert_eq!(mistake(&nested).code, Code::TooLarge);
     assert_eq!(mistake("a: &a [*a]").code, Code::Recursion);
     assert_eq!(mistake("a: &a\n  b: &b\n    c: *a").code, Code::Recursion);
     assert_eq!(mistake("a: *nowhere").code, Code::Syntax);
@@ -302,6 +306,20 @@ fn a_value_that_its_type_refuses_does_not_hide_the_other_mistakes() {
     assert!(found[1].contains("did you mean `name`?"), "{}", found[1]);
     assert!(found[2].starts_with("5:70 spec.containers[0].livenessProbe.tcpSocket.port: "), "{}", found[2]);
     assert!(found[3].contains("did you mean `containers`?"), "{}", found[3]);
+}
+
+#[test]
+fn a_misspelt_field_is_not_missing_as_well() {
+    let refused = mistake(&pod_with("  - {name: b, imgae: i}\n"));
+    assert_eq!(
+        refused.to_string(),
+        "spec.containers[1].imgae: there is no field `imgae` here; did you mean `image`?"
+    );
+    assert_eq!(
+        mistakes(&pod_with("  - {name: b, picture: i}\n")).len(),
+        2,
+        "what is not near is another matter"
+    );
 }
 
 #[test]

@@ -116,6 +116,24 @@ fn merge(into: &mut Value, patch: &Value) {
     }
 }
 
+/// R4: conflicts are looked for within each entry of `initContainers`, sidecar or not.
+#[test]
+fn r4_a_host_port_twice_in_one_sidecar_is_refused() {
+    let ports =
+        serde_json::json!([{"containerPort": 1, "hostPort": 80}, {"containerPort": 2, "hostPort": 80}]);
+    let manifest = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {
+            "initContainers": [{"name": "s", "image": "i", "restartPolicy": "Always", "ports": ports}],
+            "containers": [{"name": "a", "image": "i"}],
+        },
+    });
+    let said = read(&manifest, &Features::default()).api_message();
+    let words =
+        "Pod \"p\" is invalid: spec.initContainers[0].ports[1].hostPort: Duplicate value: \"TCP//80\"";
+    assert_eq!(said.as_deref(), Some(words));
+}
+
 macro_rules! recorded {
     ($($test:ident => $name:literal,)*) => {
         $(#[test] fn $test() { check($name); })*
