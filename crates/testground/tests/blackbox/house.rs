@@ -56,11 +56,24 @@ fn run(session: &Session, args: &[&str]) -> Done {
     done
 }
 
+/// Runs a plan that measures time until it is content, a few times at most: a machine that is busy with something else
+/// delays everything for a while, a network that is wrong is wrong every time.
+fn run_measuring(session: &Session, plan: &str) -> Done {
+    let mut done = run(session, &["run", plan]);
+    for _ in 0..5 {
+        if done.outcome() == RunOutcome::Success {
+            break;
+        }
+        done = run(session, &["run", plan]);
+    }
+    done.assert_success();
+    done
+}
+
 #[test]
 fn quickstart_measures_what_it_asked_for() {
     let session = with_plan("quickstart");
-    let done = run(&session, &["run", "quickstart"]);
-    done.assert_success();
+    let done = run_measuring(&session, "quickstart");
     assert_eq!(done.lines().iter().filter(|l| l.contains("round trip")).count(), 12, "{done:?}");
     assert!(done.stdout.contains("clients    3 / 3") && done.stdout.contains("servers    2 / 2"), "{done:?}");
     assert!(done.stdout.contains("asked              20 ms"), "{done:?}");
@@ -79,8 +92,7 @@ fn the_go_sdk_shapes_its_network_and_measures_it() {
     if !with_go(&session, "the_go_sdk_shapes_its_network_and_measures_it") {
         return;
     }
-    let done = run(&session, &["run", "ping-go"]);
-    done.assert_success();
+    let done = run_measuring(&session, "ping-go");
     let results = fs::read_to_string(done.outputs().join("peers/0/results.out")).expect("points");
     assert!(results.contains("round_trip_ms,protocol=udp"), "{results}");
 }
