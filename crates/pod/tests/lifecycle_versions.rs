@@ -13,11 +13,12 @@ use testground_pod::simulate::timeline::{Point, Timeline};
 use testground_pod::version::{Features, Gate, KubernetesVersion};
 
 fn pod(spec: Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).expect("a pod")
+    let pod = Value::from_iter([("metadata", json!({"name": "p"})), ("spec", spec)]);
+    serde_json::from_value(pod).expect("a pod")
 }
 
 fn script(script: Value) -> Script {
-    serde_json::from_value(script).expect("a script")
+    serde_json::from_value::<Script>(script).expect("a script")
 }
 
 fn ideal(features: Features) -> Settings {

@@ -138,7 +138,7 @@ fn behaviour() -> impl Strategy<Value = Value> {
 }
 
 /// What befalls the pod; the third number tells which thing.
-fn script() -> impl Strategy<Value = (Vec<Value>, Vec<(u32, u32, u32)>, Option<(u32, Option<i64>)>)> {
+fn script() -> impl Strategy<Value = Drawn> {
     (
         proptest::collection::vec(behaviour(), 7),
         proptest::collection::vec((0..200u32, 0..7u32, 0..5u32), 0..5),

@@ -25,7 +25,7 @@ pub fn columns(status: &PodStatus, kinds: &[ContainerKind]) -> Columns {
             }
             State::Terminated(t) => word = format!("Init:{}", t.reason),
             State::Waiting { reason, .. } if &**reason != "PodInitializing" => {
-                word = format!("Init:{reason}")
+                word = format!("Init:{reason}");
             }
             _ => word = format!("Init:{index}/{inits}"),
         }

@@ -9,11 +9,13 @@
 mod backoff;
 mod container;
 mod kubectl;
+mod outside;
 mod plan;
 mod probe;
 mod report;
 mod restart;
 mod spec;
+mod start;
 mod status;
 mod stop;
 mod sync;
@@ -431,7 +433,7 @@ impl Machine {
             Event::SandboxStopped => self.on_sandbox_stopped(),
             Event::Pulled(id) if self.knows(id) => self.on_pulled(id),
             Event::PullFailed(id, error, message) if self.knows(id) => {
-                self.on_pull_failed(id, error, &message)
+                self.on_pull_failed(id, error, &message);
             }
             Event::Created(instance) if self.knows(instance.container) => self.on_created(instance),
             Event::CreateFailed(instance, error, message) if self.knows(instance.container) => {
@@ -469,11 +471,9 @@ impl Machine {
                 self.node_up = false;
             }
             Event::NodeBack => self.bring_node_back(),
-            Event::RecordRemoved(id) if self.knows(id) => {
-                if !self.container(id).runs() {
-                    self.container_mut(id).real = container::Lives::default();
-                    self.changed(false);
-                }
+            Event::RecordRemoved(id) if self.knows(id) && !self.container(id).runs() => {
+                self.container_mut(id).real = container::Lives::default();
+                self.changed(false);
             }
             Event::GateChanged(name, value) => {
                 if let Some((_, gate)) = self.gates.iter_mut().find(|(gate, _)| *gate == name) {
@@ -485,125 +485,6 @@ impl Machine {
             // About a container that this pod does not have.
             _ => {}
         }
-    }
-
-    fn on_exited(&mut self, instance: Instance, exit: Exit) {
-        let now = self.now;
-        let id = instance.container;
-        let Some(life) = self.container_mut(id).real.attempt_mut(instance.attempt) else { return };
-        if life.exit().is_some() {
-            return;
-        }
-        life.state = LifeState::Exited { finished: now, exit, failed_start: false };
-        self.changed(true);
-        self.post_start_saw_exit(instance);
-        self.stop_saw_exit(id);
-    }
-
-    fn on_delete(&mut self, grace: Option<i64>) {
-        let asked = spec::seconds(grace.unwrap_or(self.spec.grace));
-        // The API stores a negative grace as 1.
-        let shown = if asked < 0 { 1 } else { asked };
-        let deleting = self.status.deleting.map_or(shown, |before| before.min(shown));
-        let effective = shown.max(1);
-        if self.deletion.is_none() {
-            self.deletion = Some(Deletion { effective });
-            if self.mode == Mode::Over {
-                self.set_deleting(deleting);
-                self.remove_object();
-                return;
-            }
-            let termination = Termination { grace: effective, why: "delete", verdict: None };
-            self.send(Notice::Terminate(termination));
-        }
-        self.set_deleting(deleting);
-        if shown == 0 {
-            self.remove_object();
-        }
-    }
-
-    fn set_deleting(&mut self, deleting: i64) {
-        if self.status.deleting != Some(deleting) {
-            self.status.deleting = Some(deleting);
-            if self.reporting {
-                self.act(Action::Report(Box::new(self.status.clone())));
-            }
-        }
-    }
-
-    fn on_evict(&mut self, message: Text, grace: i64) {
-        if self.mode == Mode::Over {
-            return;
-        }
-        self.record(true, "Evicted", message.to_string(), None);
-        let verdict = Some((Text::from("Evicted"), message));
-        let grace = spec::seconds(grace).max(0);
-        self.send(Notice::Terminate(Termination { grace, why: "evicted", verdict }));
-    }
-
-    fn lose_sandbox(&mut self) {
-        if self.sandbox.ready {
-            self.sandbox.ready = false;
-            self.changed(true);
-        }
-    }
-
-    /// All that the engine knew by itself is lost; what it had asked for and did not get is forgotten.
-    fn stop_engine(&mut self) {
-        if !self.engine_up {
-            return;
-        }
-        self.engine_up = false;
-        self.work = Work::Idle;
-        self.pending = false;
-        self.synced = None;
-        self.resync = None;
-        self.poll_at = None;
-        self.creating.clear();
-        self.probing = false;
-        for container in &mut self.containers {
-            container.stop = None;
-            container.waiting = None;
-            container.back_off.clear();
-            container.pull_back_off.clear();
-            container.probers.clear();
-        }
-    }
-
-    fn start_engine(&mut self) {
-        if self.engine_up || !self.node_up {
-            return;
-        }
-        self.engine_up = true;
-        self.engine_since = Some(self.now);
-        while let Some((_, notice)) = self.inbox.pop_front() {
-            self.notice(notice);
-        }
-        self.look();
-        // What a poll would see between now and the first sync counts as well.
-        self.stale = true;
-        if self.mode == Mode::Over {
-            return;
-        }
-        self.mode = Mode::Sync;
-        self.pending = true;
-        let at = self.clock.warm(self.now);
-        self.work = Work::Ready { at };
-    }
-
-    fn bring_node_back(&mut self) {
-        if self.node_up {
-            return;
-        }
-        self.node_up = true;
-        let finished = self.now;
-        for container in &mut self.containers {
-            if let Some(life) = container.real.latest.as_mut().filter(|life| life.exit().is_none()) {
-                life.state = LifeState::Exited { finished, exit: Exit::code(255), failed_start: false };
-            }
-        }
-        self.sandbox.ready = false;
-        self.start_engine();
     }
 
     fn act(&mut self, action: Action) {

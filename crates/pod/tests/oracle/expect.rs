@@ -79,7 +79,7 @@ impl Asked<'_> {
         let timeline = self.timeline;
         let all = |code: &str, reason: &str, kinds: &[&str]| {
             let lanes = timeline.lanes.iter().filter(|l| kinds.is_empty() || kinds.contains(&&*l.name));
-            lanes.fold(true, |held, lane| held && self.ended(&lane.name, code, reason))
+            lanes.into_iter().all(|lane| self.ended(&lane.name, code, reason))
         };
         let sidecars = ["sc1", "sc2", "sc3"];
         let gone = |within: f64, since: Option<f64>| {
