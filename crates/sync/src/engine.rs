@@ -4,10 +4,14 @@
 //! store this is the only copy of a run's state; with the Redis store it holds what the peers of this service wait
 //! for, and learns counts and items from the store (`learn_count`, `learn_items`).
 
+mod barrier;
+mod learn;
 mod report;
 mod run;
 mod slab;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::cmp::Reverse;
@@ -257,43 +261,6 @@ impl Engine {
         Ok(seq)
     }
 
-    /// Waits until the state has `target` entries. The answer comes by [`Engine::pull`] unless it is open already.
-    ///
-    /// # Errors
-    /// The id is in use, or a limit.
-    pub fn barrier(
-        &mut self,
-        now: Instant,
-        peer: PeerId,
-        id: &str,
-        state: &str,
-        terms: BarrierTerms,
-    ) -> Result<Entered, Refusal> {
-        self.admit(peer, id)?;
-        let key = self.state(now, state)?;
-        let row = self.states.row_mut(key).expect("the state was just found");
-        let count = row.count;
-        self.version += 1;
-        if count >= terms.target {
-            return Ok(Entered::Open { count });
-        }
-        let waiter = self.waiters.insert(Waiter {
-            peer,
-            id: id.into(),
-            state: key,
-            target: terms.target,
-            since: now,
-            explain: terms.explain,
-        });
-        row.waiters.insert((terms.target, waiter));
-        if let Some(deadline) = terms.deadline {
-            self.deadlines.push(Reverse((deadline, waiter)));
-        }
-        let row = self.peers.row_mut(peer.0).ok_or(Refusal::Gone)?;
-        row.requests.insert(id.into(), Pending::Barrier(waiter));
-        Ok(Entered::Waiting { count })
-    }
-
     /// Delivers the topic's items after the first `after`, then each new one. `numbered`: with their numbers.
     ///
     /// # Errors
@@ -369,47 +336,6 @@ impl Engine {
         }
     }
 
-    /// Ends every wait at barriers over this state: peers that asked for explanations are told, the others are given
-    /// back, so that their connections can be closed. They wait no more either way.
-    pub fn cancel_barriers(&mut self, now: Instant, state: &str) -> Vec<PeerId> {
-        let Some(row) = self.states.key(state).and_then(|key| self.states.row(key)) else {
-            return Vec::new();
-        };
-        let waiters: Vec<Key> = row.waiters.iter().map(|(_, key)| *key).collect();
-        waiters.into_iter().filter_map(|key| self.end_waiter(now, key, BarrierEnd::Cancelled)).collect()
-    }
-
-    /// When the next barrier gives up.
-    pub fn next_deadline(&mut self) -> Option<Instant> {
-        while let Some(Reverse((at, key))) = self.deadlines.peek() {
-            if self.waiters.row(*key).is_some() {
-                return Some(*at);
-            }
-            self.deadlines.pop();
-        }
-        None
-    }
-
-    /// Ends the barriers whose time is up. Gives back peers that can't be told, as [`Engine::cancel_barriers`] does.
-    pub fn expire(&mut self, now: Instant) -> Vec<PeerId> {
-        let mut mute = Vec::new();
-        while self.next_deadline().is_some_and(|at| at <= now) {
-            let Some(Reverse((_, key))) = self.deadlines.pop() else { break };
-            mute.extend(self.end_waiter(now, key, BarrierEnd::TimedOut));
-        }
-        mute
-    }
-
-    /// A request that had to ask the store was given this number.
-    pub fn numbered(&mut self, now: Instant, peer: PeerId, id: &str, kind: Numbered, seq: u64) {
-        self.finish(now, peer, id, Done::Numbered(kind, seq));
-    }
-
-    /// A request that had to ask the store failed.
-    pub fn failed(&mut self, now: Instant, peer: PeerId, id: &str, error: &str) {
-        self.finish(now, peer, id, Done::Failed(error.into()));
-    }
-
     /// The peers for which something came since this was last asked. Each is named once until it has pulled.
     pub fn woken(&mut self) -> std::vec::Drain<'_, PeerId> {
         self.woken.drain(..)
@@ -452,61 +378,9 @@ impl Engine {
         Pulled { more: !row.news.is_empty(), since }
     }
 
-    /// The store says that a state has this many entries.
-    pub fn learn_count(&mut self, now: Instant, state: &str, count: u64) {
-        let Ok(key) = self.state(now, state) else { return };
-        let row = self.states.row_mut(key).expect("the state was just found");
-        if count > row.count {
-            row.count = count;
-            self.version += 1;
-            self.release(now, key);
-        }
-    }
-
-    /// The store says that these are the topic's items from number `first` (from 1) on. Items known already are
-    /// skipped. Gives back the number of the next item wanted: more than there is of them when some are missing.
-    pub fn learn_items(&mut self, now: Instant, topic: &str, first: u64, items: Vec<Box<[u8]>>) -> u64 {
-        let Ok(key) = self.topic(now, topic) else { return first };
-        let row = self.topics.row_mut(key).expect("the topic was just found");
-        for (seq, item) in (first..).zip(items) {
-            if seq == row.items.len() as u64 + 1 {
-                self.bytes += item.len() as u64;
-                row.items.push(item);
-            }
-        }
-        let next = row.items.len() as u64 + 1;
-        self.version += 1;
-        self.announce(now, key);
-        next
-    }
-
     /// How many waits have ended by their barrier's opening.
     pub fn released(&self) -> u64 {
         self.released
-    }
-
-    /// The topic's length as far as it is known here.
-    pub fn length(&self, topic: &str) -> u64 {
-        self.topics.key(topic).and_then(|key| self.topics.row(key)).map_or(0, |t| t.items.len() as u64)
-    }
-
-    /// The state's count as far as it is known here.
-    pub fn count(&self, state: &str) -> u64 {
-        self.states.key(state).and_then(|key| self.states.row(key)).map_or(0, |s| s.count)
-    }
-
-    /// Whether anybody here waits at a barrier over this state, or is subscribed to this topic.
-    pub fn wanted(&self, kind: Kind, key: &str) -> bool {
-        match kind {
-            Kind::State => {
-                self.states.key(key).and_then(|k| self.states.row(k)).is_some_and(|s| !s.waiters.is_empty())
-            }
-            Kind::Topic => self
-                .topics
-                .key(key)
-                .and_then(|k| self.topics.row(k))
-                .is_some_and(|t| !t.subscribers.is_empty()),
-        }
     }
 
     fn state(&mut self, now: Instant, name: &str) -> Result<Key, Refusal> {
@@ -582,23 +456,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Releases every barrier that the state's count opens.
-    fn release(&mut self, now: Instant, state: Key) {
-        let Some(row) = self.states.row_mut(state) else { return };
-        let count = row.count;
-        while let Some((target, key)) = row.waiters.first().copied()
-            && target <= count
-        {
-            row.waiters.pop_first();
-            let Some(waiter) = self.waiters.remove(key) else { continue };
-            let Some(peer) = self.peers.row_mut(waiter.peer.0) else { continue };
-            self.released += 1;
-            peer.requests.remove(&waiter.id);
-            peer.done.push_back((waiter.id, Done::Released));
-            peer.wake(now, waiter.peer, &mut self.woken);
-        }
-    }
-
     /// Tells the topic's subscribers that there is something new.
     fn announce(&mut self, now: Instant, topic: Key) {
         let Some(row) = self.topics.row(topic) else { return };
@@ -631,30 +488,6 @@ impl Engine {
             row.done.push_back((id.into(), done));
             row.wake(now, peer, &mut self.woken);
         }
-    }
-
-    /// Ends a wait. Gives back the peer when it can't be told.
-    fn end_waiter(&mut self, now: Instant, key: Key, end: BarrierEnd) -> Option<PeerId> {
-        let state = self.waiters.row(key)?.state;
-        let explanation = self.explain_state(state, self.waiters.row(key)?.target)?;
-        let waiter = self.remove_waiter(key)?;
-        self.version += 1;
-        let peer = self.peers.row_mut(waiter.peer.0)?;
-        peer.requests.remove(&waiter.id);
-        if !waiter.explain {
-            return Some(waiter.peer);
-        }
-        peer.done.push_back((waiter.id, Done::Ended(end, Box::new(explanation))));
-        peer.wake(now, waiter.peer, &mut self.woken);
-        None
-    }
-
-    fn remove_waiter(&mut self, key: Key) -> Option<Waiter> {
-        let waiter = self.waiters.remove(key)?;
-        if let Some(state) = self.states.row_mut(waiter.state) {
-            state.waiters.remove(&(waiter.target, key));
-        }
-        Some(waiter)
     }
 
     fn remove_subscription(&mut self, key: Key) -> Option<Subscription> {

@@ -3,6 +3,9 @@
 //! A library's stream keeps buffers for every connection; of these there are thousands that wait, and they should
 //! cost next to nothing. An [`Inbox`] owns memory only while a message is incomplete.
 
+#[cfg(test)]
+mod tests;
+
 /// Most bytes of a message that is skipped because it is too big; the connection is closed for more.
 pub const MAX_SKIPPED_BYTES: u64 = 64 << 20;
 

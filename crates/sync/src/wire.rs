@@ -2,6 +2,8 @@
 //! project adds. Added fields are optional in requests, and appear in responses only to those who asked.
 
 mod parse;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::time::Duration;

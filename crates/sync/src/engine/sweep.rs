@@ -117,34 +117,4 @@ impl Engine {
             self.runs.remove(run);
         }
     }
-
-    /// Forgets a key that nobody here waits for any more, as the store has it. Says whether that was so.
-    pub fn forget(&mut self, kind: Kind, key: &str) -> bool {
-        if self.wanted(kind, key) {
-            return false;
-        }
-        let run = match kind {
-            Kind::State => {
-                let Some(row) = self.states.key(key) else { return true };
-                let Some((_, state)) = self.states.remove(row) else { return true };
-                if let Some(run) = self.runs.row_mut(state.run) {
-                    run.states.remove(&row);
-                }
-                state.run
-            }
-            Kind::Topic => {
-                let Some(row) = self.topics.key(key) else { return true };
-                let Some((_, topic)) = self.topics.remove(row) else { return true };
-                self.bytes -= topic.items.iter().map(|i| i.len() as u64).sum::<u64>();
-                if let Some(run) = self.runs.row_mut(topic.run) {
-                    run.topics.remove(&row);
-                }
-                topic.run
-            }
-        };
-        if self.runs.row(run).is_some_and(|r| r.states.is_empty() && r.topics.is_empty()) {
-            self.runs.remove(run);
-        }
-        true
-    }
 }
