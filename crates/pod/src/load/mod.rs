@@ -224,7 +224,8 @@ impl Document {
                 continue;
             }
             let at = workload.position(&error.path);
-            self.mistakes.push(Mistake::new(Code::Invalid, at, error.message).at_path(error.path));
+            let mistake = Mistake::new(Code::Invalid, at, error.message).at_path(error.path);
+            self.mistakes.push(Mistake { help: error.help, ..mistake });
             if self.mistakes.len() >= decode::MAX_MISTAKES {
                 break;
             }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::load::nearest;
+
 /// A refused field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
@@ -9,6 +11,8 @@ pub struct FieldError {
     pub path: String,
     /// What is wrong: `Duplicate value: "a"`.
     pub message: String,
+    /// What was most likely meant; not part of the API server's words.
+    pub help: Option<String>,
 }
 
 impl fmt::Display for FieldError {
@@ -33,7 +37,7 @@ impl Errors {
     }
 
     fn push(&mut self, at: &At, message: String) {
-        self.0.push(FieldError { path: at.0.clone(), message });
+        self.0.push(FieldError { path: at.0.clone(), message, help: None });
     }
 
     pub(super) fn required(&mut self, at: &At, detail: &str) {
@@ -70,6 +74,10 @@ impl Errors {
     pub(super) fn unsupported(&mut self, at: &At, value: &str, supported: &[&str]) {
         let list: Vec<_> = supported.iter().map(|s| format!("{s:?}")).collect();
         self.push(at, format!("Unsupported value: {value:?}: supported values: {}", list.join(", ")));
+        let meant = nearest(value, supported.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+        if let Some(error) = self.0.last_mut() {
+            error.help = meant;
+        }
     }
 
     /// One of a fixed set of words, if set at all.
