@@ -23,10 +23,10 @@ pub struct Mistake {
     pub help: Option<String>,
     /// The API server's own words for this, without the path, when they differ from `message`.
     #[serde(skip)]
-    pub(crate) api: Option<String>,
+    pub(crate) api: Option<Box<str>>,
     /// The path of the field that an unknown one was most likely to be.
     #[serde(skip)]
-    pub(crate) meant: Option<String>,
+    pub(crate) meant: Option<Box<str>>,
 }
 
 /// Sorts of mistakes. [`Code::id`] is what JSON and SARIF call them.
@@ -73,7 +73,7 @@ impl Mistake {
     }
 
     pub(crate) fn in_api_words(mut self, words: impl Into<String>) -> Self {
-        self.api = Some(words.into());
+        self.api = Some(words.into().into_boxed_str());
         self
     }
 }

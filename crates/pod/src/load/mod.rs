@@ -166,7 +166,7 @@ impl Document {
         };
         let strict = |m: &&Mistake| matches!(m.code, Code::UnknownField | Code::DuplicateKey);
         let decoding = |m: &&Mistake| matches!(m.code, Code::WrongType | Code::OutOfRange | Code::Quantity);
-        let words = |m: &Mistake| m.api.clone().unwrap_or_else(|| m.message.clone());
+        let words = |m: &Mistake| m.api.as_deref().unwrap_or(&m.message).to_owned();
         if let Some(first) = self.mistakes.iter().find(decoding) {
             return Some(handled(words(first)));
         }
@@ -219,7 +219,7 @@ impl Document {
             });
             // A field that is missing because its name is misspelt has been reported under that name.
             let misspelt = error.message.starts_with("Required value")
-                && self.mistakes.iter().any(|m| m.meant.as_ref() == Some(&error.path));
+                && self.mistakes.iter().any(|m| m.meant.as_deref() == Some(error.path.as_str()));
             if hidden || misspelt {
                 continue;
             }

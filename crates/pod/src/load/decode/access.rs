@@ -54,7 +54,11 @@ impl Fields<'_, '_> {
         };
         let words = format!("unknown field \"{path}\"");
         let mistake = Mistake::new(Code::UnknownField, entry.key_at, message).at_path(path);
-        self.context.record(Mistake { help, meant: near.map(place), ..mistake.in_api_words(words) });
+        self.context.record(Mistake {
+            help,
+            meant: near.map(|near| place(near).into()),
+            ..mistake.in_api_words(words)
+        });
     }
 }
 
