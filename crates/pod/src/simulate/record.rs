@@ -8,7 +8,7 @@ use super::timeline::{At, Ending, Event, Lane, PhaseChange, PodStop, Point, Span
 use super::world::Happened;
 
 /// The most entries of one kind that a timeline holds; what comes after is not recorded, and the recording ends.
-const MOST: usize = 200_000;
+const MOST: usize = 50_000;
 
 pub(super) struct Recorder {
     timeline: Timeline,

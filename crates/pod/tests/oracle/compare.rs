@@ -243,9 +243,8 @@ pub(crate) fn differences(recorded: &Recorded, timeline: &Timeline, want: Want) 
         if !timed && matches!(fact.what, What::Phase(_)) {
             continue;
         }
-        if find(&trace, &fact.what).is_none()
-            && !(fact.at > end - margin && !matches!(fact.what, What::Phase(_)))
-        {
+        let phase = matches!(fact.what, What::Phase(_));
+        if find(&trace, &fact.what).is_none() && (phase || fact.at <= end - margin) {
             wrong.push(format!("too much: {fact}"));
         }
     }
@@ -370,7 +369,8 @@ fn ends_differently(recorded: &Recorded, timeline: &Timeline, backed_off: bool) 
         );
         let ours = format!("{} x{} {}", own.state.short(), own.restart_count, flags(own.started, own.ready));
         let waits = ours.starts_with("waiting:CrashLoopBackOff");
-        if theirs != ours && !waits && !(backed_off && !timeline.phase().is_terminal()) {
+        let settled = !backed_off || timeline.phase().is_terminal();
+        if theirs != ours && !waits && settled {
             wrong.push(format!("{name} ends as {ours}, not {theirs}"));
         }
     }
