@@ -89,7 +89,7 @@ fn a_default_without_effect_leaves_the_declared_link_and_a_rule_without_effect_d
 #[test]
 fn the_longest_prefix_counts_and_of_equal_ones_the_later() {
     let mut plan = three(vec![]);
-    let rules = vec![(net("16.0.1.0/24"), ms(2)), (net("16.0.0.0/16"), ms(1)), (net("16.0.1.0/24"), ms(3))];
+    let rules = vec![(net("16.0.1.0/24"), ms(2)), (net("16.0.1.0/24"), ms(3)), (net("16.0.0.0/16"), ms(1))];
     plan.wish(PortId(0), Wishes { default: LinkShape::default(), rules });
     assert_eq!(latency(&plan, 0, "16.0.1.2"), 3);
     assert_eq!(latency(&plan, 0, "16.0.0.3"), 1);

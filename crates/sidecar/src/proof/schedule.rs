@@ -91,7 +91,7 @@ const WARM_UP: Duration = Duration::from_millis(20);
 /// How long single packets are sent.
 const STREAM: Duration = Duration::from_millis(200);
 /// Single packets of all shapes of a round together, and of one shape without and with loss.
-const SINGLES: u32 = 20_000;
+const SINGLES: u32 = 5_000;
 const FEWEST: u32 = 11;
 const USUAL: u32 = 41;
 const WITH_LOSS: u32 = 1_000;

@@ -281,16 +281,16 @@ mod tests {
     fn losses_are_held_against_what_chance_allows() {
         let none = LinkShape { latency: ms(5), ..LinkShape::default() };
         assert_eq!(off(&none, ms(5), 1), ["1 of 41 packets were lost where 0 to 0 are to be expected"]);
-        let one = LinkShape { loss: Loss::Random(Chance::percent(1.0)), ..none.clone() };
+        let one = LinkShape { loss: Loss::Random(Chance::percent(1.0)), ..none };
         for lost in [0, 10, 20] {
             assert_eq!(off(&one, ms(5), lost), Vec::<String>::new(), "{lost} of 1000");
         }
         assert!(off(&one, ms(5), 40)[0].contains("40 of 1000"));
-        let half = LinkShape { loss: Loss::Random(Chance::percent(50.0)), ..none.clone() };
+        let half = LinkShape { loss: Loss::Random(Chance::percent(50.0)), ..none };
         assert_eq!(off(&half, ms(5), 520), Vec::<String>::new());
         assert!(off(&half, ms(5), 400)[0].contains("400 of 1000"));
         let chain = Loss::GilbertElliott { p: 1.0, r: 10.0, bad: 100.0, good: 0.0 };
-        let bursty = LinkShape { loss: chain, ..none.clone() };
+        let bursty = LinkShape { loss: chain, ..none };
         assert_eq!(off(&bursty, ms(5), 91), Vec::<String>::new(), "1 / 11 of them");
         assert!(!off(&bursty, ms(5), 500).is_empty());
         let stuck = LinkShape { loss: Loss::Random(Chance { percent: 50.0, correlation: 100.0 }), ..none };

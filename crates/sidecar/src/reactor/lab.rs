@@ -11,6 +11,7 @@ use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use testground_linux::netns::{Netns, Tour, tour};
 use testground_model::name::InstanceName;
@@ -37,7 +38,7 @@ mod prove;
 pub mod serve;
 mod workers;
 
-/// The network of one lab. Clones are the same network; it ends with [`LabNetwork::shutdown`] or with the last clone.
+/// The network of one lab. Clones are the same network, which ends with the last of them.
 #[derive(Debug, Clone)]
 pub struct LabNetwork {
     inner: Arc<Inner>,
@@ -249,6 +250,21 @@ impl LabNetwork {
     /// The switch, for captures, recordings and its death. What is in force in it is this network's business alone.
     pub fn switch(&self) -> &Switch {
         &self.inner.switch
+    }
+
+    /// Ends the network: stops the switch, completes captures and recordings, closes all descriptors. Waits up to two
+    /// seconds for other clones (those of a [`serve::Serving`] go when it is dropped); whether it has ended by then.
+    pub async fn shutdown(self) -> bool {
+        let mut inner = self.inner;
+        for _ in 0..100 {
+            match Arc::try_unwrap(inner) {
+                // Closing a thousand devices takes its time.
+                Ok(last) => return tokio::task::spawn_blocking(move || drop(last)).await.is_ok(),
+                Err(shared) => inner = shared,
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        false
     }
 
     /// What is in force at this moment.

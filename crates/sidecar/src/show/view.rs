@@ -179,7 +179,7 @@ impl View {
         grid(
             &mut text,
             ["LAYER", "NETWORK", "LINKS", "SHAPE"],
-            rows.collect(),
+            &rows.collect::<Vec<_>>(),
             "nothing: packets pass at once",
         );
 
@@ -196,7 +196,7 @@ impl View {
         grid(
             &mut text,
             ["LINK", "SENT", "DELIVERED", "OF THEM, AND DROPPED"],
-            rows.collect(),
+            &rows.collect::<Vec<_>>(),
             "no packet yet",
         );
 
@@ -239,7 +239,7 @@ fn bytes(bytes: u64) -> String {
 }
 
 /// Left-aligned columns; the last one as long as it is.
-fn grid<const N: usize>(text: &mut String, head: [&str; N], rows: Vec<[String; N]>, none: &str) {
+fn grid<const N: usize>(text: &mut String, head: [&str; N], rows: &[[String; N]], none: &str) {
     if rows.is_empty() {
         *text += &format!("  {none}\n");
         return;

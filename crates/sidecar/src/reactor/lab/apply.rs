@@ -277,7 +277,7 @@ mod tests {
         let one = state(true, "16.0.0.2/16", Some("fd00::2/64"));
         let other = state(true, "16.0.1.1/16", Some("fd00::2/64"));
         assert_eq!(steps(2, &one, &other), [Step::RemoveAddress(2, one.v4), Step::AddAddress(2, other.v4)]);
-        let down = State { up: false, ..other.clone() };
+        let down = State { up: false, ..other };
         assert_eq!(
             steps(2, &one, &down),
             [Step::Down(2), Step::RemoveAddress(2, one.v4), Step::AddAddress(2, other.v4)]
