@@ -364,6 +364,21 @@ fn waiting_packets_are_bounded_in_memory_and_given_back() {
 }
 
 #[test]
+fn a_snapshot_of_very_many_links_shows_the_busiest() {
+    let mut world = World::new(90);
+    for from in 0..90 {
+        for to in (0..90).filter(|to| *to != from) {
+            world.send(from, &numbered(from, to, 0, 100));
+        }
+    }
+    world.send(3, &numbered(3, 77, 0, 100));
+    let snapshot = world.fabric.snapshot(0);
+    assert_eq!(snapshot.links.len() as u64 + snapshot.links_left_out, 90 * 89);
+    assert!(snapshot.links_left_out > 0);
+    assert_eq!(snapshot.link("h[3]/default", "h[77]/default").unwrap().seen, 2);
+}
+
+#[test]
 fn addresses_are_answered_at_once_and_owners_are_not_told_of_themselves() {
     let mut world = World::shaped(2, LinkShape { latency: Duration::from_secs(1), ..LinkShape::default() });
     let arp = |operation: u8, asker: [u8; 4], target: [u8; 4]| {

@@ -30,8 +30,10 @@ const SPIN: u64 = 60_000;
 /// A window, and how many departures in it make packets too close for spinning.
 const WINDOW: u64 = 1_000_000;
 const DENSE: u32 = (WINDOW / SPIN) as u32;
-/// Frames read from one port before others get their turn.
-const READS: usize = 64;
+/// Frames, and bytes, read from one port before others get their turn: a packet that waits in its interface's queue is
+/// not stamped yet.
+const READS: usize = 32;
+const BYTES: usize = 192 << 10;
 /// Departures before arrivals get their turn.
 const RELEASES: usize = 256;
 const EVENTS: usize = 256;
@@ -160,11 +162,13 @@ impl Pump {
     }
 
     fn read(&mut self, slot: u32) {
-        for _ in 0..READS {
+        let (mut frames, mut bytes) = (0, 0);
+        while frames < READS && bytes < BYTES {
             let Pump { fabric, ports, files, started, .. } = self;
             let Some(Some(port)) = ports.get(slot as usize) else { return };
             match port.read(fabric.scratch()) {
                 Read::Frame(length, vnet) => {
+                    (frames, bytes) = (frames + 1, bytes + length);
                     let now = started.elapsed().as_nanos() as u64;
                     if files.is_captured(slot) {
                         let frame = &fabric.scratch()[..length];
@@ -263,6 +267,7 @@ impl Pump {
     fn snapshot(&self) -> Snapshot {
         let mut snapshot = self.fabric.snapshot(self.now());
         (snapshot.capture_dropped, snapshot.record_dropped) = self.files.dropped();
+        snapshot.file_error = self.files.error();
         snapshot
     }
 }

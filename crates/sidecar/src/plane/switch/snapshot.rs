@@ -9,6 +9,9 @@ use testground_model::shape::LinkShape;
 
 use super::counters::{Cause, Drops, Traffic};
 
+/// Links, and classes, that one snapshot shows: packets wait while it is made.
+pub const MOST: usize = 5000;
+
 /// All counters at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct Snapshot {
@@ -16,10 +19,14 @@ pub struct Snapshot {
     pub uptime_ns: u64,
     /// Interfaces, by number.
     pub ports: Vec<PortView>,
-    /// Classes that packets have passed, with what is in force in them.
+    /// Classes that packets have passed, with what is in force in them: at most [`MOST`], the busiest.
     pub classes: Vec<ClassView>,
-    /// Directed pairs that packets have passed.
+    /// Classes that are not among these.
+    pub classes_left_out: u64,
+    /// Directed pairs that packets have passed: at most [`MOST`], the busiest.
     pub links: Vec<LinkView>,
+    /// Pairs that are not among these.
+    pub links_left_out: u64,
     /// What was carried and dropped in all, data networks only.
     pub data: Totals,
     /// The same on the control network.
@@ -40,6 +47,8 @@ pub struct Snapshot {
     pub capture_dropped: u64,
     /// Recorded decisions that the disk was too slow for.
     pub record_dropped: u64,
+    /// Why a capture or record could not be written, the first time that it could not.
+    pub file_error: Option<String>,
 }
 
 /// An interface.

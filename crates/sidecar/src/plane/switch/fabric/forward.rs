@@ -19,6 +19,9 @@ use super::state::{Class, Departure, Held, Pair, Path};
 use super::{Emission, Emit, Fabric, PATHS};
 use crate::plan::{ClassId, Decision};
 
+/// Bytes that a place in the queue of departures costs, with the headers of a cut packet, rounded up.
+const PLACE: usize = 256;
+
 // === impl Fabric ===
 
 impl Fabric {
@@ -285,6 +288,10 @@ impl Fabric {
         piece: &Piece,
         index: u64,
     ) -> Result<Held, Cause> {
+        // Copies of one frame share its bytes, but each takes a place in the queue of departures.
+        if self.departures.len() >= self.pool.limit() / PLACE {
+            return Err(Cause::Memory);
+        }
         let cut = source.cut(piece, &self.pool)?;
         let (body, range) = match cut.body {
             Body::Own(own) => {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::super::config::NetworkKind;
 use super::super::counters::{Drops, Traffic};
-use super::super::snapshot::{ClassView, LatenessView, LinkView, MemoryView, PortView, Snapshot, Totals};
+use super::super::snapshot::{
+    ClassView, LatenessView, LinkView, MOST, MemoryView, PortView, Snapshot, Totals,
+};
 use super::Fabric;
 use super::state::{Class, Pair};
 use crate::plan::{ClassId, PortId};
@@ -22,16 +24,22 @@ impl Fabric {
             ("not_ip", t.not_ip),
             ("group", t.group),
         ];
-        let mut classes: Vec<_> = self.classes.values().map(|c| self.class_view(&c.borrow(), now)).collect();
+        let mut classes: Vec<_> = self.classes.values().collect();
+        let classes_left_out = keep_busiest(&mut classes, |class| class.borrow().passed.packets);
+        let mut classes: Vec<_> = classes.into_iter().map(|c| self.class_view(&c.borrow(), now)).collect();
         classes.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut links: Vec<_> = self.pairs.values().map(|p| self.link_view(&p.borrow())).collect();
+        let mut links: Vec<_> = self.pairs.values().collect();
+        let links_left_out = keep_busiest(&mut links, |pair| pair.borrow().flow.seen());
+        let mut links: Vec<_> = links.into_iter().map(|p| self.link_view(&p.borrow())).collect();
         links.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
         let totals = |(delivered, drops): &(Traffic, Drops)| Totals::new(*delivered, drops);
         Snapshot {
             uptime_ns: now,
             ports: self.port_views(),
             classes,
+            classes_left_out,
             links,
+            links_left_out,
             data: totals(&t.data),
             control: totals(&t.control),
             answered: t.answered,
@@ -42,6 +50,7 @@ impl Fabric {
             memory: MemoryView { used: self.pool.used(), most: self.pool.most(), limit: self.pool.limit() },
             capture_dropped: 0,
             record_dropped: 0,
+            file_error: None,
         }
     }
 
@@ -96,4 +105,14 @@ impl Fabric {
             reordered: pair.reordered,
         }
     }
+}
+
+/// Cuts a list down to what a snapshot shows, and says how many were cut off.
+fn keep_busiest<T>(list: &mut Vec<T>, busy: impl Fn(&T) -> u64) -> u64 {
+    let left_out = list.len().saturating_sub(MOST);
+    if left_out > 0 {
+        list.select_nth_unstable_by_key(MOST, |item| std::cmp::Reverse(busy(item)));
+        list.truncate(MOST);
+    }
+    left_out as u64
 }

@@ -133,6 +133,11 @@ impl Files {
         (self.capture_dropped, self.record_dropped)
     }
 
+    /// What the disk refused first.
+    pub(super) fn error(&self) -> Option<String> {
+        self.sink.as_ref().and_then(Sink::error)
+    }
+
     fn start_sink(&mut self) -> Result<(), SwitchError> {
         if self.sink.is_none() {
             self.sink = Some(Sink::start().map_err(|e| SwitchError::File(Arc::new(e)))?);
