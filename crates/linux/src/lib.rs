@@ -14,6 +14,7 @@ pub mod probe;
 pub mod process;
 pub mod route;
 pub mod tap;
+pub mod tc;
 pub mod udp;
 pub mod vmstat;
 

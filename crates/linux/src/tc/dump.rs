@@ -1,0 +1,206 @@
+//! What is in force on an interface, as the kernel tells it, with its counters.
+
+use netlink_packet_route::tc::TcHeader;
+
+use super::attributes::{Walk, long, text, word};
+use super::change::{TCA_KIND, TCA_OPTIONS};
+use super::filter::{TCA_BPF_CLASSID, TCA_FLOWER_CLASSID, TCA_U32_CLASSID, TCA_U32_DIVISOR};
+use super::{Handle, Htb, HtbClass, Netem};
+
+/// A qdisc in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundQdisc {
+    /// The interface.
+    pub index: u32,
+    /// Its handle.
+    pub handle: Handle,
+    /// What it hangs below.
+    pub parent: Handle,
+    /// The kernel's name for its kind.
+    pub kind: String,
+    /// Its settings, where they are of a kind that is known here.
+    pub settings: Settings,
+    /// Its counters.
+    pub stats: Stats,
+}
+
+/// Settings of a qdisc.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settings {
+    /// Of an HTB.
+    Htb(Htb),
+    /// Of a netem.
+    Netem(Netem),
+    /// Of a plain queue of packets or bytes.
+    Fifo {
+        /// How many wait at most.
+        limit: u32,
+    },
+    /// Of another kind.
+    Other,
+}
+
+/// A class in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundClass {
+    /// The interface.
+    pub index: u32,
+    /// Its handle.
+    pub handle: Handle,
+    /// What it hangs below.
+    pub parent: Handle,
+    /// The qdisc that hangs below it; [`Handle::NONE`]: the kernel's own.
+    pub leaf: Handle,
+    /// The kernel's name for the kind of its qdisc.
+    pub kind: String,
+    /// Its rates, where it is an HTB's.
+    pub htb: Option<HtbClass>,
+    /// Its counters.
+    pub stats: Stats,
+}
+
+/// A filter in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundFilter {
+    /// The interface.
+    pub index: u32,
+    /// The qdisc it belongs to.
+    pub parent: Handle,
+    /// Its priority.
+    pub priority: u16,
+    /// Its protocol, as an ethertype (0x0003: all).
+    pub ethertype: u16,
+    /// Its own number.
+    pub handle: u32,
+    /// The kernel's name for its kind.
+    pub kind: String,
+    /// The class that it sends to.
+    pub class: Option<Handle>,
+    /// Whether it is a table of u32 filters, or the root of them.
+    pub is_table: bool,
+    /// Its options, as the kernel tells them.
+    pub options: Vec<u8>,
+}
+
+/// Counters since the thing was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes that left it.
+    pub bytes: u64,
+    /// Packets that left it; a super-packet counts for its segments.
+    pub packets: u64,
+    /// Packets it dropped.
+    pub drops: u64,
+    /// Times a packet had to wait for its rate.
+    pub overlimits: u64,
+    /// Packets put back.
+    pub requeues: u64,
+    /// Packets that wait now.
+    pub queued_packets: u32,
+    /// Bytes that wait now.
+    pub queued_bytes: u32,
+}
+
+/// A message of a dump, taken apart.
+struct Parts<'a> {
+    header: TcHeader,
+    kind: String,
+    options: &'a [u8],
+    stats: Stats,
+}
+
+impl<'a> Parts<'a> {
+    fn of(body: &'a [u8]) -> Option<Self> {
+        let header = TcHeader::parse(body).ok()?;
+        let mut parts = Self { header, kind: String::new(), options: &[], stats: Stats::default() };
+        for (kind, value) in Walk(body.get(HEADER..)?) {
+            match kind {
+                TCA_KIND => parts.kind = text(value),
+                TCA_OPTIONS => parts.options = value,
+                TCA_STATS2 => parts.stats = stats(value),
+                _ => {}
+            }
+        }
+        Some(parts)
+    }
+
+    fn handles(&self) -> (u32, Handle, Handle) {
+        let (handle, parent) = (u32::from(self.header.handle), u32::from(self.header.parent));
+        (self.header.index as u32, Handle(handle), Handle(parent))
+    }
+}
+
+pub(super) fn qdisc(body: &[u8]) -> Option<FoundQdisc> {
+    let parts = Parts::of(body)?;
+    let (index, handle, parent) = parts.handles();
+    let settings = match parts.kind.as_str() {
+        "htb" => Settings::Htb(Htb::parse(parts.options)),
+        "netem" => Settings::Netem(Netem::parse(parts.options)),
+        "pfifo" | "bfifo" => Settings::Fifo { limit: word(parts.options, 0) },
+        _ => Settings::Other,
+    };
+    Some(FoundQdisc { index, handle, parent, kind: parts.kind, settings, stats: parts.stats })
+}
+
+pub(super) fn class(body: &[u8]) -> Option<FoundClass> {
+    let parts = Parts::of(body)?;
+    let (index, handle, parent) = parts.handles();
+    let htb = if parts.kind == "htb" { HtbClass::parse(parts.options) } else { None };
+    let leaf = Handle(parts.header.info);
+    Some(FoundClass { index, handle, parent, leaf, htb, kind: parts.kind, stats: parts.stats })
+}
+
+pub(super) fn filter(body: &[u8]) -> Option<FoundFilter> {
+    let parts = Parts::of(body)?;
+    let (index, handle, parent) = parts.handles();
+    let class_kind = match parts.kind.as_str() {
+        "u32" => Some(TCA_U32_CLASSID),
+        "flower" | "matchall" => Some(TCA_FLOWER_CLASSID),
+        "bpf" => Some(TCA_BPF_CLASSID),
+        _ => None,
+    };
+    let find = |wanted: u16| Walk(parts.options).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    Some(FoundFilter {
+        index,
+        parent,
+        priority: (parts.header.info >> 16) as u16,
+        ethertype: u16::from_be(parts.header.info as u16),
+        handle: handle.0,
+        class: class_kind.and_then(find).map(|value| Handle(word(value, 0))),
+        is_table: parts.kind == "u32" && find(TCA_U32_DIVISOR).is_some(),
+        kind: parts.kind,
+        options: parts.options.to_vec(),
+    })
+}
+
+fn stats(value: &[u8]) -> Stats {
+    let mut stats = Stats::default();
+    let mut packets_64 = None;
+    for (kind, value) in Walk(value) {
+        match kind {
+            TCA_STATS_BASIC => {
+                stats.bytes = long(value);
+                stats.packets = word(value, 2).into();
+            }
+            TCA_STATS_QUEUE => {
+                stats.queued_packets = word(value, 0);
+                stats.queued_bytes = word(value, 1);
+                stats.drops = word(value, 2).into();
+                stats.requeues = word(value, 3).into();
+                stats.overlimits = word(value, 4).into();
+            }
+            TCA_STATS_PKT64 => packets_64 = Some(long(value)),
+            _ => {}
+        }
+    }
+    stats.packets = packets_64.unwrap_or(stats.packets);
+    stats
+}
+
+/// Of `struct tcmsg`.
+const HEADER: usize = 20;
+const TCA_STATS2: u16 = 7;
+// linux/gen_stats.h
+const TCA_STATS_BASIC: u16 = 1;
+const TCA_STATS_QUEUE: u16 = 3;
+const TCA_STATS_PKT64: u16 = 8;
