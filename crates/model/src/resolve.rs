@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::catalogue::{self, RUNNERS};
 use crate::composition::{Composition, DEFAULT_RUN, Files, GroupSpec, RunGroupSpec, RunSpec};
-use crate::diagnostic::{Checked, Diagnostic, Diagnostics, Place, names, nearest};
+use crate::diagnostic::{Checked, Diagnostic, Diagnostics, Place, Severity, names, nearest};
 use crate::manifest::{Manifest, nearest_key};
 use crate::reader::{At, Mistakes};
 use crate::run::{Build, Group, Resources, Run};
@@ -108,10 +108,11 @@ impl<'a> Resolver<'a> {
     /// already, because it is about a part that could not be read, is left out.
     fn finish<T>(self, value: Option<T>) -> Result<Checked<T>, Diagnostics> {
         let mut all = self.composition.mistakes();
-        all.append(self.manifest.mistakes());
+        let manifest = self.manifest.mistakes();
         let known: Vec<(String, String)> = all
             .iter()
-            .filter(|d| d.severity == crate::diagnostic::Severity::Error)
+            .chain(manifest.iter())
+            .filter(|d| d.severity == Severity::Error)
             .map(|d| (d.file.clone(), d.path.clone()))
             .collect();
         let follows = |d: &Diagnostic| {
@@ -123,6 +124,7 @@ impl<'a> Resolver<'a> {
                 all.push(mistake);
             }
         }
+        all.append(manifest);
         all.check(value)
     }
 
@@ -150,6 +152,7 @@ impl<'a> Resolver<'a> {
                 (group.id.value.as_str(), self.build(group))
             })
             .collect();
+        self.warn_of_mixed_sdks(&builds);
         let settings = self.settings(runner);
         let networks = self.networks();
         let wanted = self.wanted();
@@ -305,6 +308,22 @@ impl<'a> Resolver<'a> {
             }
         }
         Some(runner)
+    }
+
+    /// The Rust SDK waits at its start until every instance of the run has signalled `initialized_global`, and the
+    /// JavaScript one does not signal it by itself.
+    fn warn_of_mixed_sdks(&self, builds: &BTreeMap<&str, Option<Build>>) {
+        let of = |builder: &str| {
+            let made =
+                |id: &str| builds.get(id).is_some_and(|b| b.as_ref().is_some_and(|b| b.builder == builder));
+            self.composition.groups.iter().find(move |group| made(&group.id.value))
+        };
+        if let (Some(rust), Some(node)) = (of("exec:rust"), of("exec:node")) {
+            self.error(node.id.place.warning(format!(
+                "the Rust SDK of group {} waits until all instances signal `initialized_global`, which the JavaScript SDK of group {} only does when its test function takes two arguments: unless it does, the run stalls",
+                rust.id.value, node.id.value
+            )));
+        }
     }
 
     fn refuse_pod(&self, group: &GroupSpec) {

@@ -434,6 +434,25 @@ fn what_has_no_effect_is_warned_of() {
 }
 
 #[test]
+fn sdks_that_wait_for_each_other_are_warned_of() {
+    let both = MANIFEST.replace("[runners", "[builders.\"exec:rust\"]\n[builders.\"exec:node\"]\n[runners");
+    let manifest = Manifest::parse("manifest.toml", &both).unwrap();
+    let found = |a: &str, b: &str| {
+        let text = HEAD.replace("id = \"a\"", &format!("id = \"a\"\nbuilder = \"{a}\""));
+        let text = text.replace("id = \"b\"", &format!("id = \"b\"\nbuilder = \"{b}\""));
+        let composition = Composition::parse("c.toml", &text).unwrap();
+        let checked = resolve(&manifest, &composition, &Files::new(), &Overrides::default());
+        checked.unwrap_or_else(|e| panic!("{e}")).warnings.render()
+    };
+    assert!(
+        found("exec:rust", "exec:node")
+            .contains("group a waits until all instances signal `initialized_global`")
+    );
+    assert_eq!(found("exec:rust", "exec:go"), "");
+    assert_eq!(found("exec:go", "exec:node"), "");
+}
+
+#[test]
 fn all_mistakes_of_both_files_come_together() {
     let broken = MANIFEST.replace("min = 2", "min = 30").replace("desc = \"pings\"", "descr = \"pings\"");
     let manifest = Manifest::parse("manifest.toml", &broken).unwrap();
@@ -464,6 +483,25 @@ fn all_mistakes_of_both_files_come_together() {
 fn a_template_is_refused_by_name() {
     let found = Composition::parse("c.toml", "[global]\nplan = \"{{ .Env.PLAN }}\"\n").unwrap_err();
     assert!(found.render().contains("c.toml:2:9") && found.render().contains("is a template"), "{found}");
+}
+
+#[test]
+fn precedence_of_build_settings_is_group_global_manifest() {
+    for (group, global, wanted) in [("", "", "plan.sh"), ("", "g.sh", "g.sh"), ("own.sh", "g.sh", "own.sh")] {
+        let table = |program: &str| {
+            if program.is_empty() {
+                String::new()
+            } else {
+                format!("build_config = {{ program = {program:?} }}\n")
+            }
+        };
+        let text = HEAD.replace("runner = ", &format!("{}runner = ", table(global)));
+        let text = text.replace("id = \"a\"\n", &format!("id = \"a\"\n{}", table(group)));
+        let groups = runs(&text).remove(0).groups;
+        assert_eq!(groups[0].build.config["program"], Value::String(wanted.into()), "{text}");
+        let other = if global.is_empty() { "plan.sh" } else { global };
+        assert_eq!(groups[1].build.config["program"], Value::String(other.into()), "{text}");
+    }
 }
 
 #[test]
