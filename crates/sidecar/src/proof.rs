@@ -22,9 +22,10 @@ pub struct Proved {
     pub proofs: Vec<Proof>,
     /// What can't be measured, and why.
     pub unproved: Vec<String>,
-    /// The switch's own record for the time of the last measurement.
+    /// The switch's own record for the time of the measurement; of several the worst.
     pub lateness: Lateness,
-    /// Whether that record allows to tell: if not, what is off may be the machine's doing.
+    /// Whether what is off is the plane's doing. If not, the machine had no time for a measurement: the switch was late, or
+    /// packets of an unshaped link beside took long.
     pub clean: bool,
 }
 

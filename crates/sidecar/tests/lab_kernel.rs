@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use lab_support::{appear, default_network, everywhere, instance, link, network, run};
+use testground_model::run::ProofSettings;
 use testground_model::shape::{Filter, LinkShape};
 use testground_sidecar::reactor::lab::{LabError, LabNetwork};
 use testground_sidecar::request::{Request, RequestError};
@@ -279,6 +280,11 @@ fn declared_shapes_are_measured_and_what_is_wrong_is_told() {
         assert_eq!((bc.loss_percent, bc.delay_p50), (100.0, None));
         let rate = ab.rate.unwrap();
         assert!((9.5e6..10.5e6).contains(&rate), "{rate}");
+        // No plane delivers in no time at all: with such a tolerance every shape is off, and said to be.
+        let strict = ProofSettings { delay: Duration::ZERO, ..settings };
+        let off = lab.prove(&strict).await.unwrap().off();
+        assert!(off[0].starts_with("a <-> b: the median delay is"), "{off:?}");
+        assert!(off.len() == 3, "a cut link lets nothing through at any tolerance: {off:?}");
         let left = lab.plan();
         assert!(left.in_force().iter().all(|e| e.network == "default") && left.members().count() == 3);
     });

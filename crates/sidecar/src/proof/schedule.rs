@@ -3,6 +3,7 @@
 //! All shapes are tried side by side. Each has a stream of single packets (delay, and loss where it is asked for), then,
 //! where it has a bandwidth, a burst that keeps it busy. What would take too long is left out and said.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use testground_model::shape::{Filter, LinkShape, Loss};
@@ -172,6 +173,14 @@ impl Round {
 // === impl Trial ===
 
 impl Trial {
+    /// A link without any effect, measured beside the others: how long the machine takes at that moment.
+    pub(crate) fn yardstick() -> Trial {
+        let unshaped = Arc::new(LinkShape::default());
+        let declared = Declared { label: String::new(), there: Arc::clone(&unshaped), back: unshaped };
+        let wait = Duration::from_millis(30);
+        Trial { declared, singles: USUAL, gap: STREAM / USUAL, answer_every: 1, burst: None, wait }
+    }
+
     /// The trial of a shape with at most so many single packets, and what of it can't be proved; an error when nothing
     /// of it can.
     fn new(declared: &Declared, share: u32) -> Result<(Trial, Vec<String>), String> {
@@ -256,8 +265,6 @@ fn loses(shape: &LinkShape) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use testground_model::shape::Chance;
 
     use super::*;

@@ -64,6 +64,14 @@ pub(crate) fn judge(trial: &Trial, mut sample: Sample, settings: &ProofSettings)
     proof
 }
 
+/// Whether a sample of [`Trial::yardstick`] shows a machine that has time for a measurement: half of the packets took less
+/// than half of the tolerance, and none was lost.
+pub(crate) fn has_time(mut sample: Sample, settings: &ProofSettings) -> bool {
+    sample.delays.sort_unstable();
+    let median = quantile(&sample.delays, 0.5);
+    sample.delays.len() as u32 == sample.sent && median.is_some_and(|m| m <= settings.delay / 2)
+}
+
 fn delay_off(trial: &Trial, proof: &Proof, settings: &ProofSettings) -> Option<String> {
     let asked = &proof.asked;
     let Some(measured) = proof.delay_p50 else {
@@ -251,6 +259,16 @@ mod tests {
         let proof = judge(&trial, Sample { sent: 41, ..Sample::default() }, &ProofSettings::default());
         assert_eq!(proof.off[0], "no packet arrived");
         assert_eq!((proof.delay_p50, proof.loss_percent, proof.probes), (None, 100.0, 41));
+    }
+
+    #[test]
+    fn a_machine_without_time_is_told_by_the_yardstick() {
+        let yardstick = Trial::yardstick();
+        let settings = ProofSettings::default();
+        assert!(has_time(sample(&yardstick, Duration::from_micros(60), 0), &settings));
+        assert!(!has_time(sample(&yardstick, Duration::from_micros(60), 1), &settings));
+        assert!(!has_time(sample(&yardstick, Duration::from_micros(600), 0), &settings));
+        assert!(!has_time(Sample::default(), &settings));
     }
 
     #[test]
