@@ -12,7 +12,6 @@ const ARROWS: [(&str, &[&str]); 9] = [
         &[
             "testground-daemon",
             "testground-engine",
-            "testground-linux",
             "testground-model",
             "testground-pod",
             "testground-sidecar",

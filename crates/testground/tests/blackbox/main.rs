@@ -4,5 +4,6 @@ mod faults;
 mod house;
 mod instances;
 mod main_path;
+mod network;
 mod support;
 mod verdicts;

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use testground_linux::vmstat;
 use testground_model::event::{EventKind, Report, Stream};
 use testground_model::name::InstanceName;
-use testground_sidecar::reactor::lab::LabNetwork;
 use testground_sidecar::reactor::lab::serve::Notice as NetworkNotice;
 use testground_sync::engine::PeerId;
 use testground_sync::{SyncEvent, SyncHandle};
@@ -44,7 +43,6 @@ pub(super) struct Dispatcher {
     setup: Setup,
     client: Client,
     init: Init,
-    network: LabNetwork,
     networks: Networks,
     sync: SyncHandle,
     sync_version: u64,
@@ -80,9 +78,8 @@ impl Dispatcher {
     ) -> Dispatcher {
         let mut ledger = Ledger::default();
         let mut addresses = waits::Addresses::new();
-        let network = networks.lab().clone();
         for instance in setup.run.instances() {
-            if let Some(found) = network.addresses(&instance) {
+            if let Some(found) = networks.lab().addresses(&instance) {
                 addresses.insert(found.control.into(), instance.clone());
             }
             ledger.add(instance);
@@ -92,7 +89,6 @@ impl Dispatcher {
             setup,
             client,
             init,
-            network,
             networks,
             sync_version: sync.version(),
             sync,
@@ -112,7 +108,12 @@ impl Dispatcher {
     }
 
     /// Runs until the client has nothing left to say, or is gone.
-    pub(super) async fn serve(mut self, mut ears: Ears, mut heard: mpsc::Receiver<Heard>) {
+    pub(super) async fn serve(mut self, ears: Ears, heard: mpsc::Receiver<Heard>) {
+        self.listen(ears, heard).await;
+        self.networks.finish().await;
+    }
+
+    async fn listen(&mut self, mut ears: Ears, mut heard: mpsc::Receiver<Heard>) {
         let death = self.networks.death();
         tokio::pin!(death);
         let mut tick = tokio::time::interval(TICK);
@@ -399,7 +400,7 @@ impl Dispatcher {
     }
 
     fn control_address(&self, instance: &InstanceName) -> std::net::IpAddr {
-        let found = self.network.addresses(instance);
+        let found = self.networks.lab().addresses(instance);
         found.map_or(std::net::IpAddr::from([0, 0, 0, 0]), |a| a.control.into())
     }
 

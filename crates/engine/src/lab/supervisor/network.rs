@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use testground_model::event::{EventKind, Lateness};
 use testground_model::name::InstanceName;
@@ -27,6 +28,10 @@ pub(super) struct Networks {
     gateway: Ipv4Addr,
     namespaces: BTreeMap<InstanceName, OwnedFd>,
     serving: Serving,
+    /// For callers at the door, as long as there is a network.
+    shown: Arc<Mutex<Option<LabNetwork>>>,
+    /// Files of captures and recordings are open.
+    watched: bool,
 }
 
 /// What the network has to say while the run goes on.
@@ -48,11 +53,12 @@ impl Networks {
         client.event(EventKind::LabStarted { pid: setup.lab_pid, ports: ports(&lab).to_owned() }).await;
         let gateway = lab.gateway().await.map_err(text)?;
         let namespaces = appear(&lab, setup, client).await?;
-        watch(&lab, setup)?;
+        let watched = watch(&lab, setup)?;
         let keys = Keys::new(&setup.id, &setup.run.plan, &setup.run.case);
         let timeline = Timeline::new(&setup.run.timeline, &setup.run.links);
         let (serving, notices) = Serving::start(lab.clone(), sync, keys, timeline).map_err(text)?;
-        Ok((Networks { lab, gateway, namespaces, serving }, notices))
+        let shown = Arc::new(Mutex::new(Some(lab.clone())));
+        Ok((Networks { lab, gateway, namespaces, serving, shown, watched }, notices))
     }
 
     /// Lets the instances go: their network is theirs, and the run's clock starts.
@@ -129,13 +135,31 @@ impl Networks {
 
     /// Tells the network as it is at the moment of asking.
     pub(super) fn show(&self) -> impl Fn() -> serde_json::Value + Send + Sync + use<> {
-        let lab = self.lab.clone();
-        move || match lab.switch().snapshot() {
-            Ok(snapshot) => {
-                let view = View::new(ports(&lab), &lab.plan(), &snapshot);
-                serde_json::to_value(view).unwrap_or_default()
+        let shown = Arc::clone(&self.shown);
+        move || {
+            let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(lab) = shown.as_ref() else {
+                return serde_json::json!({ "error": "the lab is ending" });
+            };
+            match lab.switch().snapshot() {
+                Ok(snapshot) => {
+                    let view = View::new(ports(lab), &lab.plan(), &snapshot);
+                    serde_json::to_value(view).unwrap_or_default()
+                }
+                Err(e) => serde_json::json!({ "error": text(e) }),
             }
-            Err(e) => serde_json::json!({ "error": text(e) }),
+        }
+    }
+
+    /// Completes the files of captures and recordings. Everything else ends with the lab, and faster.
+    pub(super) async fn finish(self) {
+        if !self.watched {
+            return;
+        }
+        drop(self.serving);
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if !self.lab.shutdown().await {
+            tracing::warn!("captures and recordings may not be complete");
         }
     }
 
@@ -159,25 +183,25 @@ fn ports(lab: &LabNetwork) -> &'static str {
     }
 }
 
-/// Opens what is written while packets flow: captures and the record of decisions, in the outputs.
-fn watch(lab: &LabNetwork, setup: &Setup) -> Result<(), String> {
+/// Opens what is written while packets flow: captures and the record of decisions, in the outputs. Whether there is any.
+fn watch(lab: &LabNetwork, setup: &Setup) -> Result<bool, String> {
     let captured: Vec<InstanceName> = match &setup.capture {
         Capture::Nobody => Vec::new(),
         Capture::Some(names) => names.clone(),
         Capture::All => setup.run.instances().collect(),
     };
-    for instance in captured {
+    for instance in &captured {
         let ports = lab
             .ports_of(&instance)
             .ok_or_else(|| format!("--capture {instance}: the run has no such instance"))?;
-        let folder = crate::home::instance_dir(&setup.outputs, &instance);
+        let folder = crate::home::instance_dir(&setup.outputs, instance);
         let file = create(&folder, "packets.pcapng")?;
         lab.switch().capture(&ports, file).map_err(text)?;
     }
     if setup.record {
         lab.switch().record(create(&setup.outputs, "links.jsonl")?).map_err(text)?;
     }
-    Ok(())
+    Ok(setup.record || !captured.is_empty())
 }
 
 fn create(folder: &std::path::Path, name: &str) -> Result<std::fs::File, String> {
