@@ -2,12 +2,15 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::OnceLock;
 
 use netlink_packet_core::{DecodeError, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
+
+use rustix::io::Errno;
 
 use super::Mac;
 use crate::netns::Netns;
@@ -98,12 +101,23 @@ impl<'a> LinkChange<'a> {
         attributes.extend(self.txqueuelen.map(LinkAttribute::TxQueueLen));
         attributes.extend(self.bridge.map(LinkAttribute::Controller));
         attributes.extend(self.netns.map(|netns| LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd())));
-        attributes.extend(self.link_local.map(|wanted| {
+        // A kernel without IPv6 gives no such address, and refuses to be told about it (EAFNOSUPPORT).
+        attributes.extend(self.link_local.filter(|_| has_ipv6()).map(|wanted| {
             let mode = if wanted { In6AddrGenMode::Eui64 } else { In6AddrGenMode::None };
             LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])])
         }));
         message
     }
+}
+
+/// Whether this kernel has IPv6; it does not lose or gain it while a process runs.
+fn has_ipv6() -> bool {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let opened = socket_with(AddressFamily::INET6, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+        !matches!(opened, Err(Errno::AFNOSUPPORT))
+    })
 }
 
 impl fmt::Display for LinkChange<'_> {
