@@ -127,19 +127,15 @@ impl Hub {
             self.with(|engine| engine.rename(peer, name));
         }
         let refused = match &request.operation {
-            Operation::Signal { state, key } => {
-                self.metrics.count(OperationKind::Signal);
-                match self.signal(now, peer, id, state, key.as_deref()) {
-                    Ok(Some(seq)) => {
-                        answer(out, |out| wire::write_numbered(out, id, Numbered::Signal, seq));
-                        return Ok(());
-                    }
-                    Ok(None) => return Ok(()),
-                    Err(refusal) => (refusal, false),
+            Operation::Signal { state, key } => match self.signal(now, peer, id, state, key.as_deref()) {
+                Ok(Some(seq)) => {
+                    answer(out, |out| wire::write_numbered(out, id, Numbered::Signal, seq));
+                    return Ok(());
                 }
-            }
+                Ok(None) => return Ok(()),
+                Err(refusal) => (refusal, false),
+            },
             Operation::Publish { topic, payload, key } => {
-                self.metrics.count(OperationKind::Publish);
                 match self.publish(now, peer, id, topic, payload.get(), key.as_deref()) {
                     Ok(Some(seq)) => {
                         answer(out, |out| wire::write_numbered(out, id, Numbered::Publish, seq));
@@ -150,7 +146,6 @@ impl Hub {
                 }
             }
             Operation::Barrier { state, target, timeout, explain } => {
-                self.metrics.count(OperationKind::Barrier);
                 let deadline = timeout.and_then(|t| now.checked_add(t));
                 let terms = BarrierTerms { target: *target, deadline, explain: *explain };
                 match self.barrier(now, peer, id, state, terms) {
@@ -162,15 +157,11 @@ impl Hub {
                     Err(refusal) => (refusal, !explain),
                 }
             }
-            Operation::Subscribe { topic, after } => {
-                self.metrics.count(OperationKind::Subscribe);
-                match self.subscribe(now, peer, id, topic, *after) {
-                    Ok(()) => return Ok(()),
-                    Err(refusal) => (refusal, false),
-                }
-            }
+            Operation::Subscribe { topic, after } => match self.subscribe(now, peer, id, topic, *after) {
+                Ok(()) => return Ok(()),
+                Err(refusal) => (refusal, false),
+            },
             Operation::Cancel => {
-                self.metrics.count(OperationKind::Cancel);
                 self.cancel(peer, id);
                 return Ok(());
             }
@@ -210,6 +201,7 @@ impl Hub {
         state: &str,
         key: Option<&str>,
     ) -> Result<Option<u64>, Refusal> {
+        self.metrics.count(OperationKind::Signal);
         if let Store::Redis(redis) = &self.store {
             let who = self.with(|engine| engine.who(peer).map_or_else(String::new, Who::short));
             redis.signal(peer, id, who, state, key);
@@ -236,6 +228,7 @@ impl Hub {
         payload: &str,
         key: Option<&str>,
     ) -> Result<Option<u64>, Refusal> {
+        self.metrics.count(OperationKind::Publish);
         let value = wire::quote(payload);
         if value.len() + wire::ITEM_OVERHEAD > self.limits.message_bytes {
             let what =
@@ -266,6 +259,7 @@ impl Hub {
         state: &str,
         terms: BarrierTerms,
     ) -> Result<Entered, Refusal> {
+        self.metrics.count(OperationKind::Barrier);
         let entered = self.with(|engine| engine.barrier(now, peer, id, state, terms))?;
         if let Entered::Waiting { count } = entered {
             if let Store::Redis(redis) = &self.store {
@@ -288,6 +282,7 @@ impl Hub {
         topic: &str,
         after: Option<u64>,
     ) -> Result<(), Refusal> {
+        self.metrics.count(OperationKind::Subscribe);
         self.with(|engine| engine.subscribe(now, peer, id, topic, after.unwrap_or(0), after.is_some()))?;
         if let Store::Redis(redis) = &self.store {
             redis.watch(Kind::Topic, topic);
@@ -302,6 +297,7 @@ impl Hub {
     }
 
     pub(crate) fn cancel(&self, peer: PeerId, id: &str) -> bool {
+        self.metrics.count(OperationKind::Cancel);
         let cancelled = self.with(|engine| engine.cancel(peer, id));
         match &cancelled {
             Some(Cancelled::Barrier(state)) => {

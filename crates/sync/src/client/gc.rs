@@ -1,4 +1,4 @@
-//! Asks a service to collect garbage, over HTTP.
+//! Garbage collection by way of a service, over HTTP.
 
 use std::io;
 use std::time::Duration;
@@ -18,31 +18,64 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// It can't be reached, or refuses.
 pub async fn collect(address: &Address, sweep: &Sweep) -> Result<GcReport, ClientError> {
+    let path = format!(
+        "/v1/gc?grace_ms={}&unclaimed_ms={}&dry_run={}",
+        sweep.grace.as_millis(),
+        sweep.unclaimed.as_millis(),
+        sweep.dry_run
+    );
+    let body = post(address, &path).await?;
+    serde_json::from_str(&body).map_err(|e| ClientError::Refused(format!("unreadable answer: {e}")))
+}
+
+/// Tells the service at `address` that a run is looked after: its keys stay.
+///
+/// # Errors
+/// It can't be reached, or refuses.
+pub async fn claim(address: &Address, run: &str) -> Result<(), ClientError> {
+    check(run)?;
+    post(address, &format!("/v1/runs/{run}/claim")).await.map(|_| ())
+}
+
+/// Tells the service at `address` that a run is over: its keys go after the grace time.
+///
+/// # Errors
+/// It can't be reached, or refuses.
+pub async fn finish(address: &Address, run: &str) -> Result<(), ClientError> {
+    check(run)?;
+    post(address, &format!("/v1/runs/{run}/finish")).await.map(|_| ())
+}
+
+/// A run's id stands in a path as it is.
+fn check(run: &str) -> Result<(), ClientError> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    match !run.is_empty() && run.bytes().all(plain) {
+        true => Ok(()),
+        false => Err(ClientError::Refused(format!("{run:?} is no run: letters, digits, - _ . are allowed"))),
+    }
+}
+
+async fn post(address: &Address, path: &str) -> Result<String, ClientError> {
     let unreachable = |e: &dyn std::fmt::Display| ClientError::Unreachable {
         address: address.to_string(),
         after: PATIENCE,
         last: e.to_string(),
     };
-    let answer = match tokio::time::timeout(PATIENCE, ask(address, sweep)).await {
+    let answer = match tokio::time::timeout(PATIENCE, ask(address, path)).await {
         Ok(answer) => answer.map_err(|e| unreachable(&e))?,
         Err(_) => return Err(unreachable(&"no answer")),
     };
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    if !answer.starts_with("HTTP/1.0 200") && !answer.starts_with("HTTP/1.1 200") {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    if head.split(' ').nth(1) != Some("200") {
         return Err(ClientError::Refused(body.to_owned()));
     }
-    serde_json::from_str(body).map_err(|e| ClientError::Refused(format!("unreadable answer: {e}")))
+    Ok(body.to_owned())
 }
 
 /// HTTP/1.0: the answer ends with the connection.
-async fn ask(address: &Address, sweep: &Sweep) -> io::Result<String> {
+async fn ask(address: &Address, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
-    let request = format!(
-        "POST /v1/gc?grace_ms={}&unclaimed_ms={}&dry_run={} HTTP/1.0\r\nhost: {address}\r\n\r\n",
-        sweep.grace.as_millis(),
-        sweep.unclaimed.as_millis(),
-        sweep.dry_run
-    );
+    let request = format!("POST {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

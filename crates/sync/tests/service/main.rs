@@ -2,6 +2,7 @@
 
 mod faults;
 mod garbage;
+mod http;
 mod input;
 mod model;
 mod sdk;

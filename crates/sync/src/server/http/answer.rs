@@ -8,6 +8,7 @@ use axum::extract::rejection::{QueryRejection, StringRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -24,6 +25,20 @@ pub(super) struct Problem {
     barrier: Option<Box<Explanation>>,
 }
 
+/// Items, each as it was published: a value in between would lose digits and spaces.
+#[derive(Serialize)]
+struct List {
+    items: Vec<Listed>,
+    /// Where to go on.
+    after: u64,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    seq: u64,
+    item: Box<RawValue>,
+}
+
 /// All items there are, or those that come first within `wait`.
 pub(super) async fn list(mut items: Subscription, after: u64, wait: Duration) -> Result<Response, Problem> {
     let mut found = Vec::new();
@@ -36,9 +51,8 @@ pub(super) async fn list(mut items: Subscription, after: u64, wait: Duration) ->
         found.push(item);
     }
     let next = found.last().map_or(after, |item| item.seq);
-    let found: Vec<_> =
-        found.into_iter().map(|item| json!({"seq": item.seq, "item": raw(item.json)})).collect();
-    Ok(axum::Json(json!({"items": found, "after": next})).into_response())
+    let items = found.into_iter().map(|item| Listed { seq: item.seq, item: raw(item.json) }).collect();
+    Ok(axum::Json(List { items, after: next }).into_response())
 }
 
 /// Every item as an event, as they come.
