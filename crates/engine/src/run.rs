@@ -232,6 +232,9 @@ impl<'a> Watch<'a> {
     async fn on_notice(&mut self, notice: Notice, record: &mut Record<'_>) -> Option<RunOutcome> {
         match notice {
             Notice::Event { ts, kind } => {
+                if matches!(kind, EventKind::LabStarted { .. }) {
+                    self.lab.favour_switch();
+                }
                 if let Some(message) = self.too_late(&kind) {
                     record.tell(EventKind::Warning { message });
                 }

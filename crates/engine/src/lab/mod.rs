@@ -4,6 +4,7 @@
 //! in `init` (process 1) and `supervisor`; both are this executable again, see [`role`].
 
 pub mod environment;
+mod favour;
 pub mod find;
 mod init;
 mod output;
@@ -144,6 +145,13 @@ impl Lab {
                 .map_err(|e| Lost(format!("the lab said what nobody understands: {e}: {line:.200}"))),
             Ok(None) => Err(self.autopsy()),
             Err(e) => Err(Lost(format!("failed to listen to the lab: {e}"))),
+        }
+    }
+
+    /// Gives the lab's switch the first claim to a core, where this user may do that.
+    pub fn favour_switch(&self) {
+        if !favour::favour_switch(self.pid()) {
+            tracing::debug!("the switch competes for cores like everybody else");
         }
     }
 
