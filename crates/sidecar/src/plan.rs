@@ -19,6 +19,7 @@ use testground_model::name::InstanceName;
 use testground_model::shape::{Filter, LinkShape};
 use testground_model::topology::{Endpoint, Link};
 
+pub(crate) use list::contains;
 pub use list::{Declared, InForce, Layer, words};
 
 mod list;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use testground_model::shape::{Chance, Filter, LinkShape, Loss};
 use testground_model::topology::{Action, Change, Endpoint, Link};
 
-use crate::plan::{Lift, Overlay, words};
+use crate::plan::{Lift, Overlay, contains, words};
 use crate::show::{describe, seconds};
 use trace::Trace;
 
@@ -66,7 +66,7 @@ impl Timeline {
         changes.sort_by_key(|c| c.at);
         let mut entries: Vec<Entry> = Vec::with_capacity(changes.len());
         for (id, change) in changes.into_iter().enumerate() {
-            let base = base(&entries, &change, links);
+            let base = change.base.clone().unwrap_or_else(|| base(&entries, &change, links));
             let trace = match &change.action {
                 Action::Trace { opportunities, repeat } => Some(Trace::new(opportunities, *repeat)),
                 _ => None,
@@ -240,16 +240,6 @@ fn covers_all(from: &Endpoint, to: &Endpoint, both_ways: bool, inner: &Change) -
         contains(from, f) && contains(to, t) || both_ways && contains(to, f) && contains(from, t)
     };
     covers(&inner.from, &inner.to) && (!inner.both_ways || covers(&inner.to, &inner.from))
-}
-
-/// Whether every instance of one endpoint is surely in another.
-fn contains(outer: &Endpoint, inner: &Endpoint) -> bool {
-    match (outer, inner) {
-        (Endpoint::All, _) => true,
-        (Endpoint::Group(group), Endpoint::Instance(instance)) => instance.group == *group,
-        (Endpoint::Subnet(outer), Endpoint::Subnet(inner)) => outer.contains(inner),
-        _ => outer == inner,
-    }
 }
 
 /// Which down of a flap a moment belongs to (from 0), whether the links are down, and until when into the flap.

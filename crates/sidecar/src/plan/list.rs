@@ -56,8 +56,8 @@ impl Plan {
     /// goes both ways counts once, unless another link gives its way back a shape of its own.
     pub fn distinct_shapes(&self) -> Vec<Declared> {
         let mut found: Vec<(Declared, u32)> = Vec::new();
-        for (index, (link, shape)) in self.links.iter().enumerate() {
-            let back = self.way_back(index, link).unwrap_or_else(|| Arc::clone(&self.transparent));
+        for (link, shape) in self.links.iter() {
+            let back = self.way_back(link).unwrap_or_else(|| Arc::clone(&self.transparent));
             match found.iter_mut().find(|(d, _)| d.there == *shape && d.back == back) {
                 Some((_, more)) => *more += 1,
                 None => found.push((Declared { label: label(link), there: Arc::clone(shape), back }, 0)),
@@ -111,14 +111,24 @@ impl Plan {
         changes.chain(own).chain(links).collect()
     }
 
-    fn way_back(&self, index: usize, link: &Link) -> Option<Arc<LinkShape>> {
-        self.links.iter().enumerate().rev().find_map(|(i, (other, shape))| {
-            let turned = other.from == link.to && other.to == link.from;
-            let covers = turned || other.both_ways && other.from == link.from && other.to == link.to;
-            // A link between a set and itself is its own way back.
-            let covers = covers || i == index && link.from == link.to;
-            (covers && other.network == link.network).then(|| Arc::clone(shape))
-        })
+    /// The shape of whatever comes back over a link: that of the last one that surely covers all of its pairs turned around.
+    fn way_back(&self, link: &Link) -> Option<Arc<LinkShape>> {
+        let back = |other: &Link| {
+            other.network == link.network
+                && (contains(&other.from, &link.to) && contains(&other.to, &link.from)
+                    || other.both_ways && contains(&other.to, &link.to) && contains(&other.from, &link.from))
+        };
+        self.links.iter().rev().find(|(other, _)| back(other)).map(|(_, shape)| Arc::clone(shape))
+    }
+}
+
+/// Whether every instance and address of one endpoint is surely in another, whoever is attached.
+pub(crate) fn contains(outer: &Endpoint, inner: &Endpoint) -> bool {
+    match (outer, inner) {
+        (Endpoint::All, _) => true,
+        (Endpoint::Group(group), Endpoint::Instance(instance)) => instance.group == *group,
+        (Endpoint::Subnet(outer), Endpoint::Subnet(inner)) => outer.contains(inner),
+        _ => outer == inner,
     }
 }
 

@@ -170,6 +170,9 @@ fn distinct_shapes_pair_each_shape_with_its_way_back() {
         link(region("west"), region("east"), false, ms(3)),
         link(region("east"), region("east"), false, ms(4)),
         link(group("x"), group("y"), false, ms(5)),
+        link(Endpoint::All, group("v"), false, ms(6)),
+        link(group("v"), group("w"), false, ms(7)),
+        link(Endpoint::Instance(InstanceName::new("w", 0)), group("v"), false, ms(8)),
     ]);
     let seen: Vec<(String, u128, u128)> = plan
         .distinct_shapes()
@@ -184,6 +187,9 @@ fn distinct_shapes_pair_each_shape_with_its_way_back() {
             ("west -> east".to_owned(), 3, 2),
             ("east -> east".to_owned(), 4, 4),
             ("x -> y".to_owned(), 5, 0),
+            ("all -> v".to_owned(), 6, 0),
+            ("v -> w".to_owned(), 7, 6),
+            ("w[0] -> v".to_owned(), 8, 7),
         ]
     );
 }
