@@ -87,10 +87,20 @@ pub(super) async fn build(build: &Build, site: &Site) -> Result<Built, BuildErro
     let program = installed(&site.path)?;
     let go = Go { program: &program, site, env: Vec::new() };
     let asking = site.logs.join("build-go.log");
-    let environment = go.environment(&asking);
     let (environment, edits) =
-        tokio::try_join!(environment, go.edits(&config, &build.dependencies, &asking))?;
-    let go = Go { env: caches(&environment, site), ..go };
+        tokio::join!(go.environment(&asking), go.edits(&config, &build.dependencies, &asking));
+    let edits = edits?;
+    // Go answers nothing when it can't make its cache, as for a user without a home: it gets ours then.
+    let (environment, mut env) = match environment {
+        Ok(environment) => (environment, Vec::new()),
+        Err(refused) => {
+            let env = vec![("GOCACHE", site.home.work().join("go/cache").into_os_string())];
+            let go = Go { env: env.clone(), ..go };
+            (go.environment(&asking).await.map_err(|_| refused)?, env)
+        }
+    };
+    env.extend(caches(&environment, site));
+    let go = Go { program: &program, site, env };
 
     let mut salt =
         format!("{NAME} 1 {} {:?} {} {:?}", config.package, config.module, config.fresh, config.modfile);

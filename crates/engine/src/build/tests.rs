@@ -258,3 +258,26 @@ async fn go_builds_with_tags_replacements_and_a_fresh_gomod_offline() {
     assert!(build(&wanted("exec:go", &fresh), &site).await.is_ok());
     assert!(!site.plan.join("go.mod").exists());
 }
+
+#[tokio::test]
+async fn go_builds_for_a_user_without_a_home() {
+    if !go_or_skip("go_builds_for_a_user_without_a_home") {
+        return;
+    }
+    let t = tempfile::tempdir().unwrap();
+    let real = tool::find("go", &std::env::var_os("PATH").unwrap_or_default()).unwrap();
+    // A `go` whose user's cache directory can't be made, unless it is told of another one.
+    let bin = t.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let body = format!(
+        "#!/bin/sh\nunset HOME XDG_CACHE_HOME GOPATH\n: \"${{GOCACHE:=/proc/nowhere}}\"\nexport GOCACHE\nexec {} \"$@\"\n",
+        real.display()
+    );
+    script(&bin.join("go"), &body);
+    let site = Site { path: bin.into_os_string(), ..site(t.path()) };
+    fs::write(site.plan.join("go.mod"), "module example.test/p\n\ngo 1.21\n").unwrap();
+    // Without imports little has to be compiled into the empty cache.
+    fs::write(site.plan.join("main.go"), "package main\n\nfunc main() {}\n").unwrap();
+    let built = build(&wanted("exec:go", &[]), &site).await.unwrap();
+    assert!(built.artifact.program.is_file() && site.home.work().join("go/cache").is_dir());
+}
