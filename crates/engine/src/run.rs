@@ -232,13 +232,13 @@ impl<'a> Watch<'a> {
     async fn on_notice(&mut self, notice: Notice, record: &mut Record<'_>) -> Option<RunOutcome> {
         match notice {
             Notice::Event { ts, kind } => {
-                if matches!(kind, EventKind::LabStarted { .. }) {
+                if matches!(*kind, EventKind::LabStarted { .. }) {
                     self.lab.favour_switch();
                 }
                 if let Some(message) = self.too_late(&kind) {
                     record.tell(EventKind::Warning { message });
                 }
-                if record.tell_at(ts, kind) == Decision::End && self.decided.is_none() {
+                if record.tell_at(ts, *kind) == Decision::End && self.decided.is_none() {
                     self.end(record.verdict.outcome()).await;
                 }
             }

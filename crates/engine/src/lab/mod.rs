@@ -88,7 +88,7 @@ pub struct Lab {
 
 impl Role {
     /// Plays the part to its end.
-    pub fn play(self) -> ExitCode {
+    pub fn play(&self) -> ExitCode {
         let done = match self {
             Role::Init { executable } => init::play(executable),
             Role::Supervisor => supervisor::play(),

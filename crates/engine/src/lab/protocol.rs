@@ -78,7 +78,7 @@ pub enum Notice {
         /// Nanoseconds since 1970.
         ts: u64,
         /// What.
-        kind: EventKind,
+        kind: Box<EventKind>,
     },
     /// The network stands and every shape is measured; the lab waits for [`Command::Release`].
     Ready,

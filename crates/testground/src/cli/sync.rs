@@ -79,7 +79,7 @@ enum Command {
         #[arg(long, value_parser = duration)]
         timeout: Option<Duration>,
     },
-    Network(network::Args),
+    Network(Box<network::Args>),
     Gc(GcArgs),
 }
 

@@ -100,8 +100,7 @@ fn at_its_timeout_a_run_says_what_everybody_waits_for() {
 
 #[test]
 fn outcomes_count_once_however_often_they_are_heard() {
-    let over_sync =
-        r#"testground sync publish --raw run_events '{"success_event":{"group":"g"}}' >/dev/null"#;
+    let over_sync = r#"testground sync publish --raw run:$TEST_RUN:plan:plan:case:case:run_events '{"success_event":{"group":"g"}}' >/dev/null"#;
     let script = format!("{START}; {over_sync}; {SUCCESS}");
     let session = Session::with_plan(&script, &composition(2, ""));
     let done = session.run(&[]);

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,10 +25,10 @@ pub(super) const LEASH: i32 = 3;
 pub(super) const CLIENT: i32 = 4;
 
 /// Runs the lab until its leash or its supervisor is gone.
-pub(super) fn play(executable: PathBuf) -> Result<(), String> {
+pub(super) fn play(executable: &Path) -> Result<(), String> {
     let (leash, client) = (process::inherited(LEASH), process::inherited(CLIENT));
     let (leash, client) = (leash.map_err(text)?, client.map_err(text)?);
-    match Init::start(leash, &client, &executable) {
+    match Init::start(leash, &client, executable) {
         Ok(init) => {
             drop(client);
             init.serve();
@@ -76,7 +76,7 @@ struct Running {
 // === impl Init ===
 
 impl Init {
-    fn start(leash: OwnedFd, client: &OwnedFd, executable: &std::path::Path) -> Result<Init, String> {
+    fn start(leash: OwnedFd, client: &OwnedFd, executable: &Path) -> Result<Init, String> {
         rootfs::enter_lab_root(executable).map_err(text)?;
         let signals =
             SignalFd::new(&[Signal::CHILD, Signal::INT, Signal::TERM, Signal::HUP]).map_err(text)?;
@@ -207,10 +207,8 @@ impl Init {
                 }
             }
             Order::Signal { number, signal } => {
-                if let Some(&pid) = self.pids.get(&number) {
-                    if let Some(signal) = Signal::from_named_raw(signal) {
-                        let _ = kill_process(pid, signal);
-                    }
+                if let (Some(&pid), Some(signal)) = (self.pids.get(&number), Signal::from_named_raw(signal)) {
+                    let _ = kill_process(pid, signal);
                 }
             }
         }

@@ -73,7 +73,7 @@ async fn write_notices(write: OwnedWriteHalf, mut outgoing: mpsc::Receiver<Notic
 
 impl Client {
     pub(super) async fn event(&self, kind: EventKind) {
-        self.send(Notice::Event { ts: unix_nanos(), kind }).await;
+        self.send(Notice::Event { ts: unix_nanos(), kind: Box::new(kind) }).await;
     }
 
     /// A client that is gone hears nothing, and ends the lab by that.

@@ -192,7 +192,7 @@ fn watch(lab: &LabNetwork, setup: &Setup) -> Result<bool, String> {
     };
     for instance in &captured {
         let ports = lab
-            .ports_of(&instance)
+            .ports_of(instance)
             .ok_or_else(|| format!("--capture {instance}: the run has no such instance"))?;
         let folder = crate::home::instance_dir(&setup.outputs, instance);
         let file = create(&folder, "packets.pcapng")?;
@@ -232,7 +232,7 @@ async fn appear(
         let namespace = namespace.map_err(|e| format!("the network of {instance}: {}", text(e)))?;
         namespaces.insert(instance, namespace);
         let attached = namespaces.len() as u32;
-        if attached == total || attached % 50 == 0 {
+        if attached == total || attached.is_multiple_of(50) {
             client.event(EventKind::NetworkProgress { attached, total }).await;
         }
     }
