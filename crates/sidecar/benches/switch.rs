@@ -63,7 +63,7 @@ fn unshaped() {
 
 /// TCP goodput in percent of the bandwidth asked for; the ideal is 95.64.
 fn rate() {
-    for (bits, seconds) in [(1e6, 20), (1e7, 10), (1e8, 6), (1e9, 5), (5e9, 5)] {
+    for (bits, seconds) in [(1e6, 20), (1e7, 10), (1e8, 8), (1e9, 5), (5e9, 5)] {
         let mut figures = Vec::new();
         for _ in 0..3 {
             let mut lab = Lab::new(2, Carrier::Tap);

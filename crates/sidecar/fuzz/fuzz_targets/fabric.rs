@@ -66,7 +66,10 @@ fuzz_target!(|data: &[u8]| {
     }
     fabric.install(Arc::new(plan), 0);
     let mut now = 0u64;
-    while let Ok((from, to, wait, head, length)) = input.arbitrary::<(u8, u8, u32, [u8; 10], u16)>() {
+    while !input.is_empty() {
+        let Ok((from, to, wait, head, length)) = input.arbitrary::<(u8, u8, u32, [u8; 10], u16)>() else {
+            break;
+        };
         now += u64::from(wait);
         while fabric.release(now, &mut |_| Ok(())) {}
         let Ok(bytes) = input.bytes(usize::from(length).min(input.len())) else { break };

@@ -19,7 +19,8 @@ fuzz_target!(|data: &[u8]| {
     let effects = Effects::new(&shape);
     let (mut server, mut flow) = (Server::default(), Flow::new(Stream::new(1, "a", "b")));
     let (mut order, mut now, mut last, mut steps) = (0, 0u64, 0, Vec::new());
-    while let Ok((wait, count, full, part)) = input.arbitrary::<(u32, u8, u16, u16)>() {
+    while !input.is_empty() {
+        let Ok((wait, count, full, part)) = input.arbitrary::<(u32, u8, u16, u16)>() else { return };
         now += u64::from(wait);
         let full = u32::from(full).max(60);
         let segments =

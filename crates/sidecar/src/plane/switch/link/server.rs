@@ -14,7 +14,7 @@ use super::delay::Delay;
 /// connections fit at any rate.
 pub const AUTO_PACKETS: u64 = 64;
 /// The automatic queue holds at least what the bandwidth carries in this time.
-pub const AUTO_TIME: Duration = Duration::from_millis(25);
+pub const AUTO_TIME: Duration = Duration::from_millis(50);
 
 const FULL_FRAME: u64 = 1514;
 
@@ -160,7 +160,7 @@ mod tests {
         }
         let fast = LinkShape { latency: Duration::from_millis(50), ..LinkShape::default() };
         assert_eq!(auto_bytes(1_000_000_000, &Delay::new(&fast)), 12_500_000);
-        assert_eq!(auto_bytes(1_000_000_000, &Delay::new(&LinkShape::default())), 3_125_000);
+        assert_eq!(auto_bytes(1_000_000_000, &Delay::new(&LinkShape::default())), 6_250_000);
         assert_eq!(auto_bytes(1_000_000, &Delay::new(&LinkShape::default())), 96_896);
     }
 }
