@@ -67,6 +67,10 @@ pub struct Change {
     pub network: String,
     /// What happens to them.
     pub action: Action,
+    /// What was declared for these links just before, all of them alike: where a ramp starts, and what a trace leaves as
+    /// it is. `None` where it was not worked out.
+    #[serde(default)]
+    pub base: Option<LinkShape>,
 }
 
 /// What a change does to its links.

@@ -323,6 +323,7 @@ fn a_timeline_is_sorted_and_keeps_what_it_does_not_name() {
         .map(|change| {
             let Action::Ramp { to, over } = &change.action else { panic!("{change:?}") };
             assert_eq!((to.loss, over.as_secs()), (Loss::Random(Chance::percent(5.0)), 60));
+            assert_eq!(change.base, Some(LinkShape { loss: Loss::default(), ..to.clone() }));
             format!("{:?} {:?} {:?} {:?}", change.from, change.to, to.latency, to.bandwidth)
         })
         .collect();
@@ -427,6 +428,21 @@ fn entries_that_do_not_meet_do_not_contradict() {
     let one = entry("at = \"10s\"; action = \"partition\"; from = \"a[0]\"; to = \"b\"");
     let other = entry("at = \"10s\"; action = \"partition\"; from = \"a[1]\"; to = \"b\"");
     assert_eq!(run(&format!("{LINKS}{one}{other}")).timeline.len(), 2);
+}
+
+#[test]
+fn entries_by_address_build_upon_links_of_the_same_addresses_only() {
+    let link = "[[links]]\nfrom = \"16.0.0.0/24\"\nto = \"*\"\nlatency = \"9ms\"\n";
+    let set = |from: &str| {
+        entry(&format!("at = \"1s\"; action = \"set\"; from = \"{from}\"; to = \"*\"; loss = \"1%\""))
+    };
+    let run = run(&format!("{link}{}", set("16.0.0.0/24")));
+    let Action::Shape(shape) = &run.timeline[0].action else { panic!("{run}") };
+    assert_eq!((shape.latency, shape.loss), (MS(9), Loss::Random(Chance::percent(1.0))));
+    for other in ["16.0.0.0/25", "a"] {
+        let (_, _, message) = error(&format!("{link}{}", set(other)));
+        assert!(message.contains("can't be told"), "{message}");
+    }
 }
 
 #[test]

@@ -142,6 +142,10 @@ proptest! {
     fn any_text_expands_without_a_panic(text in "\\PC*") {
         let _ = expand("t", &text, &environment(), &Files::new());
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn any_action_expands_without_a_panic(text in "(\\{\\{-? ?(if|else|end|range|with|define|template|block|\\$x|:=|=|\\.|\\.Env|\\||\\(|\\)|\"a\"|1|printf|\"%[0-9*.]{0,3}[a-zA-Z%]\"|index|slice|toml|pick|atoi| )* ?-?\\}\\}|x){0,8}") {

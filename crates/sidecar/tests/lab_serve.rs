@@ -115,6 +115,7 @@ fn a_partition_and_its_heal_happen_on_the_runs_clock() {
             both_ways: true,
             network: "default".to_owned(),
             action,
+            base: None,
         };
         let changes = [change(0, Action::Partition), change(300, Action::Heal)];
         let lab = LabNetwork::start(&run, ports).unwrap();

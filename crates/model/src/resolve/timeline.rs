@@ -129,6 +129,7 @@ impl Resolver<'_> {
                 both_ways: entry.spec.both,
                 network: entry.network.clone(),
                 action,
+                base: None,
             }]
         };
         match &entry.spec.deed {
@@ -138,17 +139,22 @@ impl Resolver<'_> {
                 whole(Action::Flap { down: down.value, up: up.value, times: *times })
             }
             Deed::Trace { file, repeat } => match self.trace(file) {
-                Some(opportunities) => whole(Action::Trace { opportunities, repeat: *repeat }),
+                Some(opportunities) => {
+                    let lines = opportunities.len();
+                    let action = Action::Trace { opportunities, repeat: *repeat };
+                    let most = MAX_PARTS.min(10 * trace::MAX_OPPORTUNITIES / lines.max(1));
+                    self.parts(earlier, entry, links, scope, most, |_| Some(action.clone()))
+                }
                 None => Vec::new(),
             },
-            Deed::Set(settings) => {
-                self.parts(earlier, entry, links, scope, |base| Some(Action::Shape(settings.over(base))))
-            }
+            Deed::Set(settings) => self.parts(earlier, entry, links, scope, MAX_PARTS, |base| {
+                Some(Action::Shape(settings.over(base)))
+            }),
             Deed::Ramp { to, over } => {
                 if !self.check_ramp(to) {
                     return Vec::new();
                 }
-                self.parts(earlier, entry, links, scope, |base| {
+                self.parts(earlier, entry, links, scope, MAX_PARTS, |base| {
                     self.check_ramp_from(base, to)
                         .then(|| Action::Ramp { to: to.over(base), over: over.value })
                 })
@@ -163,6 +169,7 @@ impl Resolver<'_> {
         entry: &Entry<'_>,
         links: &[Link],
         scope: &Scope,
+        most: usize,
         action: impl Fn(&LinkShape) -> Option<Action>,
     ) -> Vec<Change> {
         let at = &entry.spec.at;
@@ -186,22 +193,24 @@ impl Resolver<'_> {
                 }
             }
         }
-        let change = |from: Endpoint, to: Endpoint, both_ways: bool, action: Action| Change {
-            at: at.value,
-            from,
-            to,
-            both_ways,
-            network: entry.network.clone(),
-            action,
-        };
+        let change =
+            |from: Endpoint, to: Endpoint, both_ways: bool, action: Action, base: &LinkShape| Change {
+                at: at.value,
+                from,
+                to,
+                both_ways,
+                network: entry.network.clone(),
+                action,
+                base: Some(base.clone()),
+            };
         let uniform = shapes.len() <= 1;
         if uniform || entry.by_address {
             if !uniform {
                 self.error(at.place.error("these addresses have links of different shapes: name groups, instances or regions instead"));
                 return Vec::new();
             }
-            let base = shapes.pop().unwrap_or_default();
-            let whole = |action| change(entry.from.clone(), entry.to.clone(), entry.spec.both, action);
+            let base = shapes.first().cloned().unwrap_or_default();
+            let whole = |action| change(entry.from.clone(), entry.to.clone(), entry.spec.both, action, &base);
             return action(&base).map(whole).into_iter().collect();
         }
         let Some(actions) = shapes.iter().map(action).collect::<Option<Vec<Action>>>() else {
@@ -209,15 +218,15 @@ impl Resolver<'_> {
         };
         let mut changes = Vec::new();
         for (&(a, b), &base) in entry.pairs.iter().zip(&bases) {
-            let action = &actions[base];
+            let (action, base) = (&actions[base], &shapes[base]);
             for from in scope.classes[a].ends() {
                 for to in scope.classes[b].ends() {
-                    changes.push(change(from.clone(), to, false, action.clone()));
+                    changes.push(change(from.clone(), to, false, action.clone(), base));
                 }
             }
-            if changes.len() > MAX_PARTS {
+            if changes.len() > most {
                 self.error(at.place.error(format!(
-                    "it covers more than {MAX_PARTS} links of different shapes: say it in several entries, for groups or regions as a whole"
+                    "it covers more than {most} links of different shapes: say it in several entries, for groups or regions as a whole"
                 )));
                 return Vec::new();
             }
@@ -333,7 +342,7 @@ fn base(
     links: &[Link],
     pair: (usize, usize),
 ) -> Result<LinkShape, ()> {
-    let mut shape = declared(scope, links, &entry.network, pair)?;
+    let mut shape = declared(scope, links, entry, pair)?;
     let initial = shape.clone();
     for other in earlier.iter().filter(|other| other.network == entry.network) {
         if other.pairs.binary_search(&pair).is_err() {
@@ -352,9 +361,18 @@ fn base(
 }
 
 /// The shape that the links declare for a pair: of those that cover it the last.
-fn declared(scope: &Scope, links: &[Link], network: &str, (a, b): (usize, usize)) -> Result<LinkShape, ()> {
+fn declared(
+    scope: &Scope,
+    links: &[Link],
+    entry: &Entry<'_>,
+    (a, b): (usize, usize),
+) -> Result<LinkShape, ()> {
     let classes: (&Class, &Class) = (&scope.classes[a], &scope.classes[b]);
-    for link in links.iter().rev().filter(|link| link.network == network) {
+    for link in links.iter().rev().filter(|link| link.network == entry.network) {
+        let same = link.from == entry.from && link.to == entry.to && (link.both_ways || !entry.spec.both);
+        if same {
+            return Ok(link.shape.clone());
+        }
         let there = classes.0.is_in(&link.from).zip(classes.1.is_in(&link.to)).map(|(f, t)| f && t);
         let back =
             classes.1.is_in(&link.from).zip(classes.0.is_in(&link.to)).map(|(f, t)| f && t && link.both_ways);

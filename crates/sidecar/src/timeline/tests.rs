@@ -24,11 +24,20 @@ fn losing(percent: f64) -> LinkShape {
 
 fn change(at: u64, from: &str, to: &str, action: Action) -> Change {
     let network = "default".to_owned();
-    Change { at: s(at), from: group(from), to: group(to), both_ways: true, network, action }
+    Change { at: s(at), from: group(from), to: group(to), both_ways: true, network, action, base: None }
 }
 
 fn ids(moment: &Moment) -> Vec<u32> {
     moment.overlays.iter().map(|o| o.id).collect()
+}
+
+#[test]
+fn a_ramp_starts_where_its_links_were_when_that_is_told() {
+    let base = LinkShape { latency: s(2), ..LinkShape::default() };
+    let to = LinkShape { latency: s(4), ..LinkShape::default() };
+    let told = Change { base: Some(base), ..change(0, "a", "b", Action::Ramp { to, over: s(10) }) };
+    let moment = Timeline::new(&[told], &[]).at(s(5));
+    assert_eq!(moment.overlays[0].shape.latency, s(3));
 }
 
 #[test]
