@@ -89,7 +89,12 @@ fn two_services_over_one_redis_answer_as_the_model() {
 }
 
 fn check(runtime: &tokio::runtime::Runtime, services: &[LocalService], cases: u32) {
-    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 12,
+        ..Config::default()
+    });
     let case = std::cell::Cell::new(0);
     let clients = runtime.block_on(async {
         let mut clients = Vec::new();
