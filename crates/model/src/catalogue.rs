@@ -69,9 +69,10 @@ pub(crate) const FOREIGN_BUILD_SETTINGS: [&str; 14] = [
 ];
 
 /// The same for runners.
-pub(crate) const FOREIGN_RUN_SETTINGS: [&str; 18] = [
+pub(crate) const FOREIGN_RUN_SETTINGS: [&str; 19] = [
     "enabled",
     "disabled",
+    "additional_envs",
     "autoscaler_enabled",
     "background",
     "collect_outputs_pod_cpu",

@@ -107,6 +107,10 @@ impl Parameter {
 fn read(root: &TableReader<'_>, mistakes: &Mistakes) -> Option<Manifest> {
     let name = root.required("name", root.string("name"));
     root.dead("defaults", "name the builder and the runner in the composition, or on the command line");
+    root.dead(
+        "global",
+        "a manifest has no such table; settings of builds belong in [builders], or in the composition",
+    );
     let supported = |key| {
         let read = |t: &TableReader<'_>| {
             t.entries()
@@ -171,10 +175,11 @@ fn read(root: &TableReader<'_>, mistakes: &Mistakes) -> Option<Manifest> {
 fn read_case(t: &TableReader<'_>, mistakes: &Mistakes) -> Option<TestCase> {
     let name = t.required("name", t.string("name"));
     let bounds = t.table("instances", |t| {
-        let most = crate::composition::MAX_INSTANCES;
+        // Any number may stand here, also more than a run can have: manifests say 100000 and mean "many".
+        let most = u32::MAX;
         let min = t.count("min", 0, most);
         let max = t.count("max", 0, most);
-        let default = t.count("default", 1, most);
+        let default = t.count("default", 0, most).filter(|n| n.value > 0);
         if let (Some(min), Some(max)) = (&min, &max)
             && min.value > max.value
         {
@@ -184,7 +189,7 @@ fn read_case(t: &TableReader<'_>, mistakes: &Mistakes) -> Option<TestCase> {
     });
     let params = t.table("params", |t| {
         let read = |(key, item): (At<String>, Item<'_>)| {
-            let parameter = item.table(|t| Parameter {
+            let parameter = item.described(&["values", "min", "max"], |t| Parameter {
                 kind: t.string("type").map(|s| s.value),
                 description: t.string("desc").or_else(|| t.string("description")).map(|s| s.value),
                 unit: t.string("unit").map(|s| s.value),

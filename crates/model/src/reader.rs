@@ -344,6 +344,29 @@ impl<'a> Item<'a> {
         Some(value)
     }
 
+    /// A table that is also meant for people: keys that were not asked for are warnings, and those in `passed_over`
+    /// nothing at all.
+    pub(crate) fn described<T>(
+        &self,
+        passed_over: &[&'static str],
+        read: impl FnOnce(&TableReader<'a>) -> T,
+    ) -> Option<T> {
+        let DeValue::Table(table) = self.value else { return self.wrong_type("a table") };
+        let reader = TableReader::new(self.source, self.mistakes, table, self.place.clone());
+        let value = read(&reader);
+        let known = reader.known.borrow();
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            if !known.contains(&name) && !passed_over.contains(&name) {
+                let at = reader.entry(key, value).key;
+                let warning =
+                    at.warning(format!("`{name}` has no effect; known are {}", names(known.iter().copied())));
+                self.report(warning.suggest_nearest(name, known.iter().copied()));
+            }
+        }
+        Some(value)
+    }
+
     /// The tables of a list.
     pub(crate) fn tables<T>(&self, mut read: impl FnMut(&TableReader<'a>) -> T) -> Vec<T> {
         let expected = format!("a list of tables ([[{}]])", self.place.path());

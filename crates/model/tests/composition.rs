@@ -454,7 +454,7 @@ fn sdks_that_wait_for_each_other_are_warned_of() {
 
 #[test]
 fn all_mistakes_of_both_files_come_together() {
-    let broken = MANIFEST.replace("min = 2", "min = 30").replace("desc = \"pings\"", "descr = \"pings\"");
+    let broken = MANIFEST.replace("min = 2", "min = 30").replace("default = 2 }", "defualt = 2 }");
     let manifest = Manifest::parse("manifest.toml", &broken).unwrap();
     let text = HEAD.replace("count = 2", "cuont = 2").replace("\"any\"", "\"nay\"")
         + "[[links]]\nfrom = \"c\"\nto = \"*\"\nlatency = 5\n";
@@ -471,7 +471,7 @@ fn all_mistakes_of_both_files_come_together() {
         "c.toml:links[0].from",
         "c.toml:links[0].latency",
         "manifest.toml:testcases[0].instances.min",
-        "manifest.toml:testcases[0].params.count.descr",
+        "manifest.toml:testcases[0].instances.defualt",
     ];
     assert_eq!(places, wanted, "{found}");
     let json = serde_json::to_value(&found).unwrap();
@@ -551,4 +551,46 @@ fn manifests_say_what_is_wrong_with_them() {
     );
     let found = Manifest::parse("manifest.toml", &dead).unwrap().check().unwrap();
     assert_eq!(found.iter().map(|d| d.line).collect::<Vec<_>>(), [4, 7], "{found}");
+}
+
+/// The shapes that manifests of the field have.
+#[test]
+fn manifests_of_the_field_are_read_with_warnings_at_most() {
+    let text = r#"
+name = "libp2p/ping"
+[defaults]
+builder = "exec:go"
+runner = "local:exec"
+[builders]
+"docker:go" = { enabled = true, enable_go_build_cache = true }
+"exec:go" = { enabled = true }
+[runners]
+"local:exec" = { enabled = true }
+[runners."cluster:swarm"]
+enabled = true
+[runners."local:docker".additional_envs]
+HELLO = "there"
+[global.build_config]
+enable_go_build_cache = true
+[[testcases]]
+name = "ping"
+instances = { min = 2, max = 100000, default = 5 }
+  [testcases.params]
+  channel = { type = "enum", desc = "a channel", values = ["a", "b"], default = "a" }
+  odd = { type = "int", descr = "a typo", default = 1 }
+"#;
+    let manifest = Manifest::parse("manifest.toml", text).unwrap();
+    let found = manifest.check().unwrap_or_else(|e| panic!("{e}"));
+    let paths: Vec<&str> = found.iter().map(|d| d.path.as_str()).collect();
+    let wanted = [
+        "defaults",
+        "builders.\"docker:go\".enabled",
+        "builders.\"exec:go\".enabled",
+        "runners.\"local:exec\".enabled",
+        "runners.\"cluster:swarm\".enabled",
+        "global",
+        "testcases[0].params.odd.descr",
+    ];
+    assert_eq!(paths, wanted, "{found}");
+    assert_eq!(manifest.testcases[0].max, Some(100_000));
 }
