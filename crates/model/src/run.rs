@@ -1,6 +1,6 @@
 //! A run with nothing left to decide: every default filled in, every name looked up, every mistake found.
 //!
-//! `composition` makes these values; the engine carries them out.
+//! `resolve` makes these values; the engine carries them out.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
