@@ -373,3 +373,90 @@ fn nanos(clock: ClockId) -> u64 {
     let now = rustix::time::clock_gettime(clock);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same with both ways to wait: that of new kernels, and the one with a timer.
+    fn both(check: impl Fn(&Epoll)) {
+        for precise in [true, false] {
+            let epoll = Epoll::new().unwrap();
+            if !precise {
+                epoll.precise.store(false, Ordering::Relaxed);
+                epoll.add(&epoll.timer, TIMER_TOKEN, Interest::READ).unwrap();
+            }
+            check(&epoll);
+        }
+    }
+
+    #[test]
+    fn what_is_ready_is_found_under_its_number() {
+        both(|epoll| {
+            let mut events = Events::with_capacity(8);
+            let (one, other) = (EventFd::new().unwrap(), EventFd::new().unwrap());
+            epoll.add(&one, 1, Interest::READ).unwrap();
+            epoll.add(&other, 2, Interest::READ).unwrap();
+            assert_eq!(epoll.wait(&mut events, Some(Duration::ZERO)).unwrap(), 0);
+            assert!(events.is_empty());
+            other.try_clone().unwrap().ring();
+            assert_eq!(epoll.wait(&mut events, None).unwrap(), 1);
+            let event = events.iter().next().unwrap();
+            assert_eq!(
+                (event.token(), event.readable(), event.writable(), event.hung_up()),
+                (2, true, false, false)
+            );
+            assert!(other.silence() && !other.silence());
+            epoll.modify(&one, 7, Interest::BOTH).unwrap();
+            assert_eq!(epoll.wait(&mut events, None).unwrap(), 1);
+            let event = events.iter().next().unwrap();
+            assert_eq!((event.token(), event.readable(), event.writable()), (7, false, true));
+            epoll.remove(&one).unwrap();
+            assert_eq!(epoll.wait(&mut events, Some(Duration::ZERO)).unwrap(), 0);
+            assert_eq!(epoll.remove(&one).unwrap_err().errno(), Errno::NOENT);
+        });
+    }
+
+    #[test]
+    fn a_time_of_nanoseconds_passes_and_is_no_event() {
+        both(|epoll| {
+            let bell = EventFd::new().unwrap();
+            epoll.add(&bell, 1, Interest::READ).unwrap();
+            let mut events = Events::with_capacity(2);
+            for wait in [Duration::from_nanos(1), Duration::from_micros(300), Duration::from_millis(2)] {
+                let before = monotonic_nanos();
+                assert_eq!(epoll.wait(&mut events, Some(wait)).unwrap(), 0);
+                assert!(monotonic_nanos() - before >= wait.as_nanos() as u64, "not before its time");
+                assert_eq!(events.iter().count(), 0);
+            }
+            // A time that is over does not hide what is ready, and leaves nothing for the next wait.
+            bell.ring();
+            assert_eq!(epoll.wait(&mut events, Some(Duration::from_nanos(1))).unwrap(), 1);
+            assert!(bell.silence());
+            assert_eq!(epoll.wait(&mut events, Some(Duration::from_nanos(1))).unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn the_other_end_hanging_up_is_an_event() {
+        both(|epoll| {
+            let (read, write) = rustix::pipe::pipe().unwrap();
+            epoll.add(&read, 1, Interest { edge: true, ..Interest::READ }).unwrap();
+            drop(write);
+            let mut events = Events::with_capacity(2);
+            assert_eq!(epoll.wait(&mut events, None).unwrap(), 1);
+            assert!(events.iter().next().unwrap().hung_up());
+            assert_eq!(epoll.wait(&mut events, Some(Duration::ZERO)).unwrap(), 0, "told once");
+        });
+    }
+
+    #[test]
+    fn the_timer_slack_is_that_of_the_thread() {
+        std::thread::spawn(|| {
+            set_timer_slack(NonZeroU64::MIN).unwrap();
+            assert_eq!(rustix::thread::current_timer_slack().unwrap(), 1);
+        })
+        .join()
+        .unwrap();
+    }
+}

@@ -55,6 +55,9 @@ fn a_program_gets_its_own_descriptors_and_no_others() {
     let (read_b, write_b) = pipe();
     File::from(write_a).write_all(b"from a\n").unwrap();
     File::from(write_b).write_all(b"from b\n").unwrap();
+    // One that a careless library left open for every child.
+    let careless = rustix::io::fcntl_dupfd_cloexec(&read_a, 50).unwrap();
+    rustix::io::fcntl_setfd(&careless, rustix::io::FdFlags::empty()).unwrap();
     // Each source has the number that is the other one's target.
     let (a, b) = (read_a.as_raw_fd(), read_b.as_raw_fd());
     let script = format!("read x <&{a}; read y <&{b}; echo $x, $y; ls /proc/self/fd | tr '\\n' ' '");
@@ -146,7 +149,10 @@ fn a_program_ends_with_the_thread_that_started_it() {
     })
     .join()
     .unwrap();
-    assert!(common::await_readable(&child));
+    let ended = common::await_readable(&child);
+    // A failure here must not leave it behind, with the harness's own output in its hands.
+    child.signal(Signal::TERM).unwrap();
+    assert!(ended, "it lives on");
     assert_eq!(child.wait().unwrap(), ExitStatus::Signaled { signal: 9, core: false });
 }
 
@@ -154,7 +160,7 @@ fn a_program_ends_with_the_thread_that_started_it() {
 fn a_parent_that_dies_early_takes_the_waiting_child_along() {
     const STAGE: &str = "TESTGROUND_LINUX_ORPHAN";
     if std::env::var_os(STAGE).is_some() {
-        let suspended = spawn_suspended(Namespaces::NONE, shell("exec sleep 1000")).unwrap();
+        let suspended = spawn_suspended(Namespaces::NONE, shell("exec sleep 20")).unwrap();
         println!("orphan {}", suspended.child().pid().as_raw_nonzero());
         // No destructor runs, as in a process that was killed.
         rustix::process::kill_process(rustix::process::getpid(), Signal::KILL).unwrap();

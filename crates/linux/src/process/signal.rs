@@ -142,3 +142,42 @@ pub fn signal_name(number: i32) -> String {
         _ => format!("SIG{number}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_system() {
+        let listed = [(1, "SIGHUP"), (9, "SIGKILL"), (15, "SIGTERM"), (17, "SIGCHLD"), (31, "SIGSYS")];
+        for (number, name) in listed {
+            assert_eq!(signal_name(number), name);
+        }
+        assert_eq!(
+            (signal_name(34), signal_name(64), signal_name(0)),
+            ("SIGRTMIN+0".into(), "SIGRTMIN+30".into(), "SIG0".into())
+        );
+        assert_eq!(signal_from_number(9), Some(Signal::KILL));
+        assert_eq!(signal_from_number(35), None);
+    }
+
+    #[test]
+    fn a_blocked_signal_is_read_with_its_sender() {
+        // Blocked in this thread only, so it is sent to this thread only.
+        std::thread::spawn(|| {
+            let signals = SignalFd::new(&[Signal::USR1]).unwrap();
+            assert_eq!(signals.read().unwrap(), None);
+            // SAFETY: sends a signal that this thread blocks to itself.
+            unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGUSR1) };
+            let own = rustix::process::getpid().as_raw_nonzero().get();
+            assert_eq!(signals.read().unwrap(), Some((libc::SIGUSR1, own)));
+            assert_eq!(signals.read().unwrap(), None);
+            assert_eq!(
+                format!("{:?}", SignalSet::of(&[Signal::USR1, Signal::TERM])),
+                "{\"SIGUSR1\", \"SIGTERM\"}"
+            );
+        })
+        .join()
+        .unwrap();
+    }
+}
