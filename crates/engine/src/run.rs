@@ -97,7 +97,7 @@ async fn carry_out(
         programs,
         start_time: rfc3339_now(),
         capture: request.capture.clone(),
-        record: request.record,
+        record: request.record || request.run.settings.record_decisions,
         lab_pid: 0,
     };
     let lab = match Lab::start(setup).await {

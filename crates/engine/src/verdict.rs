@@ -15,6 +15,10 @@ pub struct Verdict {
     keep_going: bool,
     mark_proof_only: bool,
     groups: Vec<(String, GroupTally)>,
+    /// How many of each group have to succeed, in the order of `groups`.
+    needed: Vec<u32>,
+    /// How many of each have ended badly.
+    bad: Vec<u32>,
     alive: HashMap<InstanceName, ()>,
     /// The first thing that went wrong, in words.
     cause: Option<String>,
@@ -42,6 +46,8 @@ impl Verdict {
             keep_going: run.settings.keep_going,
             mark_proof_only: run.settings.proof.mark_only,
             groups: run.groups.iter().map(tally).collect(),
+            needed: run.groups.iter().map(|g| needed(g.instances, run.settings.min_success)).collect(),
+            bad: vec![0; run.groups.len()],
             alive: run.instances().map(|i| (i, ())).collect(),
             cause: None,
             lost: None,
@@ -83,7 +89,9 @@ impl Verdict {
         if let Some(cause) = &self.cause {
             return RunOutcome::Failure { cause: cause.clone() };
         }
-        if let Some((group, tally)) = self.groups.iter().find(|(_, t)| t.ok < t.total) {
+        let groups = self.groups.iter().zip(&self.needed);
+        if let Some(((group, tally), _)) = groups.into_iter().find(|((_, tally), needed)| tally.ok < **needed)
+        {
             let missing = tally.total - tally.ok;
             return RunOutcome::Failure { cause: format!("{missing} of group {group} did not succeed") };
         }
@@ -106,6 +114,13 @@ impl Verdict {
         if !end.is_cause() {
             return Decision::Continue;
         }
+        if let Some(group) = self.groups.iter().position(|(id, _)| *id == instance.group) {
+            self.bad[group] += 1;
+            if self.bad[group] + self.needed[group] <= self.groups[group].1.total {
+                // The composition says that so many may be lost.
+                return Decision::Continue;
+            }
+        }
         let mut cause = format!("instance {instance} {end}");
         for line in last {
             cause.push_str("\n    ");
@@ -118,6 +133,12 @@ impl Verdict {
         self.cause.get_or_insert(cause);
         if self.keep_going { Decision::Continue } else { Decision::End }
     }
+}
+
+/// How many of `total` have to succeed when `percent` of them do, rounded up.
+fn needed(total: u32, percent: f64) -> u32 {
+    // A hair less, so that 99.5 % of 200 is 199 and not 200 by a rounding of the last bit.
+    (f64::from(total) * percent / 100.0 - 1e-9).ceil().clamp(0.0, f64::from(total)) as u32
 }
 
 /// A barrier in words: how far it is, who waits, who has not come.
@@ -155,5 +176,19 @@ fn some_of(names: &[String]) -> String {
         0 => "nobody".to_owned(),
         n if n <= SHOWN => names.join(", "),
         n => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_rounded_up_and_never_more_than_all() {
+        let cases =
+            [(200, 99.5, 199), (3, 100.0, 3), (3, 50.0, 2), (1000, 99.95, 1000), (5, 0.0, 0), (7, 100.0, 7)];
+        for (total, percent, expected) in cases {
+            assert_eq!(needed(total, percent), expected, "{percent} % of {total}");
+        }
     }
 }

@@ -160,3 +160,43 @@ fn plans_that_can_t_be_read_are_named() {
         assert!(done.stderr.contains(word), "{plan}: {done:?}");
     }
 }
+
+#[test]
+fn a_composition_may_spare_a_share_of_its_instances() {
+    let spare = "[global.run_config]\nmin_success = \"60%\"\n";
+    let lost_one = "[ $TEST_INSTANCE_INDEX = 1 ] && exit 7; sleep 0.3; echo whole";
+    let session = Session::with_plan(lost_one, &format!("{spare}{}", composition(3, "")));
+    let done = session.run(&[]);
+    done.assert_success();
+    assert!(done.stdout.contains("(g:2/3)"), "{done:?}");
+    let session = Session::with_plan("exit 7", &format!("{spare}{}", composition(3, "")));
+    assert_eq!(session.run(&[]).code, Some(1));
+}
+
+#[test]
+fn instances_start_one_after_the_other_where_a_rate_is_set() {
+    let rate = "[global.run_config]\nstart_rate = 4\n";
+    let session = Session::with_plan("echo up", &format!("{rate}{}", composition(3, "")));
+    let done = session.run(&[]);
+    done.assert_success();
+    let started: Vec<u64> = done
+        .events
+        .iter()
+        .filter(|e| matches!(e.kind, EventKind::InstanceStarted { .. }))
+        .map(|e| e.ts)
+        .collect();
+    assert_eq!(started.len(), 3);
+    assert!(started[2] - started[0] >= 400_000_000, "{started:?}");
+}
+
+#[test]
+fn a_composition_may_be_a_go_template() {
+    let text = composition(1, "").replace("{ count = 1 }", "{ count = {{ atoi \"2\" }} }");
+    let session = Session::with_plan("echo one", &text);
+    let done = session.run(&[]);
+    done.assert_success();
+    assert_eq!(done.lines(), ["one", "one"]);
+    let session = Session::with_plan("echo one", &text.replace("atoi", "no_such"));
+    let done = session.testground(&["run", "plan"]);
+    assert!(done.code == Some(2) && done.stderr.contains("no_such"), "{done:?}");
+}

@@ -1,7 +1,7 @@
 //! The one loop that owns the view of a run inside the lab: every event of the outside comes in here, every order goes
 //! out from here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -56,6 +56,9 @@ pub(super) struct Dispatcher {
     stall: Stall,
     heard: mpsc::Sender<Heard>,
     released: bool,
+    /// Instances that are still to be started, and when the next one is.
+    unstarted: VecDeque<(u32, InstanceName)>,
+    next_start: tokio::time::Instant,
     stopping: Option<Instant>,
     killed: bool,
     told_end: bool,
@@ -100,6 +103,8 @@ impl Dispatcher {
             stall,
             heard,
             released: false,
+            unstarted: VecDeque::new(),
+            next_start: tokio::time::Instant::now(),
             stopping: None,
             killed: false,
             told_end: false,
@@ -119,6 +124,7 @@ impl Dispatcher {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let (next_start, waiting) = (self.next_start, !self.unstarted.is_empty());
             tokio::select! {
                 biased;
                 command = ears.commands.recv() => match command {
@@ -140,6 +146,7 @@ impl Dispatcher {
                         self.init.order(Order::Signal { number, signal: 1 }, Vec::new());
                     }
                 },
+                () = tokio::time::sleep_until(next_start), if waiting => self.start_due().await,
                 _ = tick.tick() => self.on_tick().await,
             }
             self.maybe_over().await;
@@ -166,14 +173,26 @@ impl Dispatcher {
     async fn release(&mut self) {
         self.released = true;
         self.client.event(EventKind::InstancesReleased).await;
-        let instances: Vec<InstanceName> = self.setup.run.instances().collect();
-        for (number, instance) in instances.iter().enumerate() {
-            if let Err(e) = self.start(number as u32, instance) {
-                self.not_started(number as u32, e).await;
-            }
-        }
+        self.unstarted = (0..).zip(self.setup.run.instances()).collect();
+        self.next_start = tokio::time::Instant::now();
+        self.start_due().await;
         if let Err(cause) = self.networks.release().await {
             self.client.send(Notice::Broken { cause }).await;
+        }
+        self.stall.stir(Instant::now());
+    }
+
+    /// Starts whoever's time has come: everybody at once, or one after the other where a rate is set.
+    async fn start_due(&mut self) {
+        let now = tokio::time::Instant::now();
+        let between = self.setup.run.settings.start_rate.map(|rate| Duration::from_secs_f64(1.0 / rate));
+        while self.next_start <= now
+            && let Some((number, instance)) = self.unstarted.pop_front()
+        {
+            if let Err(e) = self.start(number, &instance) {
+                self.not_started(number, e).await;
+            }
+            self.next_start += between.unwrap_or_default();
         }
         self.stall.stir(Instant::now());
     }
@@ -265,6 +284,10 @@ impl Dispatcher {
                 self.not_running(number).await;
             }
             return;
+        }
+        for (number, _) in std::mem::take(&mut self.unstarted) {
+            self.ledger.stopping(number);
+            self.not_running(number).await;
         }
         self.signal_all(15);
     }

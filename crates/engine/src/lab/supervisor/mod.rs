@@ -20,6 +20,7 @@ use rustix::process::Pid;
 use testground_linux::fdpass::Listener;
 use testground_linux::process::{self, Namespaces, SpawnExec};
 use testground_sync::SyncHandle;
+use testground_sync::engine::Limits;
 use testground_sync::server::{Options, Service};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -86,7 +87,8 @@ async fn supervise(
     door: Listener,
 ) -> Result<(), String> {
     let (watched, sync_events) = mpsc::channel(1 << 16);
-    let service = Service::in_memory(Options::default(), Some(watched));
+    let limits = Limits { message_bytes: setup.run.settings.max_message as usize, ..Limits::default() };
+    let service = Service::in_memory(Options { limits, ..Options::default() }, Some(watched));
     let sync = service.handle();
     let Some((networks, network)) = come_up(&setup, &client, sync.clone(), &mut commands).await? else {
         return Ok(());

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use testground_engine::build::check_tools;
 use testground_engine::home::{self, Home, PlanDir};
 use testground_model::composition::{Composition, Files};
 use testground_model::diagnostic::{Checked, Diagnostics};
@@ -12,6 +13,7 @@ use testground_model::pick::{COMPOSITION_DIRS, Pick, pick};
 use testground_model::resolve::{Overrides, resolve};
 use testground_model::run::Run;
 use testground_model::single::Single;
+use testground_model::template::{Expanded, expand, is_template};
 
 use super::{Common, SingleArgs, What};
 
@@ -55,6 +57,12 @@ pub(super) fn prepare(what: &What, common: &Common) -> anyhow::Result<Result<Pre
     Ok(match resolve(&manifest, &composition, &files, &overrides) {
         Ok(Checked { value: runs, warnings }) => {
             eprint!("{}", warnings.render());
+            for run in &runs {
+                if !run.settings.additional_hosts.is_empty() {
+                    bail!("run {}: additional_hosts is not there yet: instances reach the lab only", run.id);
+                }
+                check_tools(&run.groups, &std::env::var_os("PATH").unwrap_or_default())?;
+            }
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             let wanted = composition.global.concurrent_builds.as_ref().map_or(0, |n| n.value as usize);
             let concurrent_builds = if wanted == 0 { cores } else { wanted };
@@ -76,14 +84,42 @@ pub(super) fn show(prepared: &Prepared) {
 type Read = Result<(PlanDir, Manifest, Composition, PathBuf), Diagnostics>;
 
 fn composition_file(file: &Path, home: &Home, here: &Path) -> anyhow::Result<Read> {
-    let text = fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
-    let composition = match Composition::parse(&file.display().to_string(), &text) {
+    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(here).to_owned();
+    let composition = match composition_text(file, &file.display().to_string(), &folder)? {
         Ok(composition) => composition,
         Err(mistakes) => return Ok(Err(mistakes)),
     };
-    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(here).to_owned();
     let plan = home::find_plan(home, &composition.global.plan.value, here, Some(&folder))?;
     Ok(manifest_of(&plan)?.map(|manifest| (plan, manifest, composition, folder)))
+}
+
+/// Reads a composition, expanding it first where it is a template.
+fn composition_text(
+    file: &Path,
+    shown: &str,
+    folder: &Path,
+) -> anyhow::Result<Result<Composition, Diagnostics>> {
+    let text = fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
+    if !is_template(&text) {
+        return Ok(Composition::parse(shown, &text));
+    }
+    let environment = std::env::vars().collect();
+    let mut files = Files::new();
+    loop {
+        match expand(shown, &text, &environment, &files) {
+            Ok(Expanded::Text { text, warnings }) => {
+                eprint!("{}", warnings.render());
+                return Ok(Composition::parse_expanded(&format!("{shown} (expanded)"), &text));
+            }
+            Ok(Expanded::Needs(paths)) => {
+                for path in paths {
+                    let text = fs::read_to_string(folder.join(&path)).map_err(|e| e.to_string());
+                    files.insert(path, text);
+                }
+            }
+            Err(mistakes) => return Ok(Err(mistakes)),
+        }
+    }
 }
 
 fn plan_directory(typed: &str, home: &Home, here: &Path) -> anyhow::Result<Read> {
@@ -96,11 +132,8 @@ fn plan_directory(typed: &str, home: &Home, here: &Path) -> anyhow::Result<Read>
     match pick(names.iter().map(String::as_str)) {
         Pick::Composition(name) => {
             let file = plan.dir.join(&name);
-            let text =
-                fs::read_to_string(&file).with_context(|| format!("failed to read {}", file.display()))?;
-            let shown = shown(&file, here);
             let folder = file.parent().unwrap_or(&plan.dir).to_owned();
-            let composition = Composition::parse(&shown, &text);
+            let composition = composition_text(&file, &shown(&file, here), &folder)?;
             Ok(composition.map(|composition| (plan, manifest, composition, folder)))
         }
         Pick::FirstCase { passed_over } => {
