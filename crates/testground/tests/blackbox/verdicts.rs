@@ -191,7 +191,7 @@ fn instances_start_one_after_the_other_where_a_rate_is_set() {
 
 #[test]
 fn a_composition_may_be_a_go_template() {
-    let text = composition(1, "").replace("{ count = 1 }", "{ count = {{ atoi \"2\" }} }");
+    let text = composition(2, "").replace("{ count = 2 }", "{ count = {{ atoi \"2\" }} }");
     let session = Session::with_plan("echo one", &text);
     let done = session.run(&[]);
     done.assert_success();
