@@ -289,7 +289,7 @@ impl Netlink {
         let mut message = Vec::new();
         frame(&mut message, request, NLM_F_DUMP | request.flags, self.sequence);
         self.send(&message).map_err(|source| NetlinkError::Socket { what: what(), source })?;
-        let (mut found, mut whole) = (Vec::new(), true);
+        let mut collected = Collected { sequence: self.sequence, found: Vec::new(), whole: true };
         loop {
             if let Err(trouble) = self.receive() {
                 let overrun = matches!(trouble, Trouble::Overrun);
@@ -298,24 +298,8 @@ impl Netlink {
                 }
                 return Err(trouble.error(what()));
             }
-            for parsed in Messages::new(&self.buffer) {
-                let parsed = parsed.map_err(|reason| NetlinkError::Malformed { what: what(), reason })?;
-                if parsed.sequence != self.sequence {
-                    continue;
-                }
-                whole &= parsed.flags & NLM_F_DUMP_INTR == 0;
-                match parsed.kind {
-                    NLMSG_DONE => {
-                        parsed.acknowledgement(&request.what)?;
-                        return Ok(whole.then_some(found));
-                    }
-                    NLMSG_ERROR => {
-                        parsed.acknowledgement(&request.what)?;
-                        return Ok(whole.then_some(found));
-                    }
-                    NLMSG_OVERRUN => return Err(NetlinkError::Overrun { what: what() }),
-                    kind => found.push((kind, parsed.body.to_vec())),
-                }
+            if collected.take(&self.buffer, &request.what)? {
+                return Ok(collected.whole.then_some(collected.found));
             }
         }
     }
@@ -361,6 +345,38 @@ impl Netlink {
             }
         }
         self.socket.set_non_blocking(false).map_err(|source| NetlinkError::Open { source })
+    }
+}
+
+/// A dump as it comes in.
+struct Collected {
+    sequence: u32,
+    found: Dump,
+    /// Whether nothing changed between two of its pieces. (Where the kernel lists without its lock, a change within a piece
+    /// goes unsaid: who must be sure looks twice.)
+    whole: bool,
+}
+
+impl Collected {
+    /// Takes one datagram in, and says whether it was the last.
+    fn take(&mut self, datagram: &[u8], what: &str) -> Result<bool, NetlinkError> {
+        for message in Messages::new(datagram) {
+            let message =
+                message.map_err(|reason| NetlinkError::Malformed { what: what.to_owned(), reason })?;
+            if message.sequence != self.sequence {
+                continue;
+            }
+            self.whole &= message.flags & NLM_F_DUMP_INTR == 0;
+            match message.kind {
+                NLMSG_DONE | NLMSG_ERROR => {
+                    message.acknowledgement(what)?;
+                    return Ok(true);
+                }
+                NLMSG_OVERRUN => return Err(NetlinkError::Overrun { what: what.to_owned() }),
+                kind => self.found.push((kind, message.body.to_vec())),
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -527,6 +543,57 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(Messages::new(&bytes[..length]).all(|message| message.is_err()));
         }
+    }
+
+    fn collecting() -> Collected {
+        Collected { sequence: 7, found: Vec::new(), whole: true }
+    }
+
+    #[test]
+    fn a_dump_is_whole_unless_the_kernel_says_otherwise() {
+        let done = message(NLMSG_DONE, 2, 7, &0i32.to_ne_bytes());
+        let mut dump = collecting();
+        assert!(
+            !dump.take(&[message(20, 2, 7, &[1; 4]), message(20, 2, 7, &[2; 4])].concat(), "list").unwrap()
+        );
+        assert!(dump.take(&done, "list").unwrap());
+        assert_eq!((dump.whole, dump.found), (true, vec![(20, vec![1; 4]), (20, vec![2; 4])]));
+        // The mark may be on any message, the last one too.
+        for marked in 0..3 {
+            let flags = |at| if at == marked { 2 | NLM_F_DUMP_INTR } else { 2 };
+            let mut dump = collecting();
+            let parts = [
+                message(20, flags(0), 7, &[1; 4]),
+                message(20, flags(1), 7, &[2; 4]),
+                message(NLMSG_DONE, flags(2), 7, &0i32.to_ne_bytes()),
+            ];
+            assert!(dump.take(&parts.concat(), "list").unwrap());
+            assert!(!dump.whole, "marked at {marked}");
+        }
+    }
+
+    #[test]
+    fn a_dump_takes_no_notice_of_what_is_not_its_own() {
+        let mut dump = collecting();
+        let foreign =
+            [message(20, NLM_F_DUMP_INTR, 6, &[9; 4]), message(NLMSG_DONE, 0, 6, &0i32.to_ne_bytes())];
+        assert!(!dump.take(&foreign.concat(), "list").unwrap());
+        assert!((dump.whole, dump.found.len()) == (true, 0));
+    }
+
+    #[test]
+    fn a_dump_that_breaks_off_is_an_error_by_name() {
+        let refused = message(NLMSG_DONE, 2, 7, &(-16i32).to_ne_bytes());
+        let error = collecting().take(&refused, "list things").unwrap_err();
+        assert_eq!(
+            (error.errno(), error.to_string()),
+            (Some(Errno::BUSY), "failed to list things".to_owned())
+        );
+        let overrun = message(NLMSG_OVERRUN, 0, 7, &[]);
+        assert!(matches!(collecting().take(&overrun, "list"), Err(NetlinkError::Overrun { .. })));
+        let whole = message(20, 2, 7, &[1; 8]);
+        let error = collecting().take(&whole[..20], "list").unwrap_err();
+        assert!(matches!(error, NetlinkError::Malformed { .. }), "{error}");
     }
 
     #[test]
