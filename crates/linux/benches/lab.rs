@@ -23,9 +23,10 @@ fn main() {
     mount::proc("/proc".as_ref()).expect("a /proc");
     process::set_nofile_limit(None, u64::MAX).expect("descriptors");
     for count in [100, 1000] {
-        taps(count, true);
+        taps(count, true, Order::NamespacesFirst);
     }
-    taps(100, false);
+    taps(1000, true, Order::DescriptorsFirst);
+    taps(100, false, Order::NamespacesFirst);
     veths(1000);
 }
 
@@ -33,10 +34,21 @@ fn report(bench: &str, value: f64, unit: &str, peer: &str) {
     println!("{{\"bench\":\"{bench}\",\"value\":{value:.3},\"unit\":\"{unit}\",\"peer\":\"{peer}\"}}");
 }
 
+/// What is let go first. The kernel takes a namespace down once both are gone.
+#[derive(Clone, Copy)]
+enum Order {
+    NamespacesFirst,
+    DescriptorsFirst,
+}
+
 /// Two TAPs an instance, as an instance has a control and a data interface, with an address and a neighbour each.
-fn taps(count: u32, persist: bool) {
+fn taps(count: u32, persist: bool, order: Order) {
     let options = TapOptions { persist, ..TapOptions::default() };
-    let peer = if persist { "persistent TAPs" } else { "plain TAPs" };
+    let peer = match (persist, order) {
+        (true, Order::NamespacesFirst) => "persistent TAPs, namespaces let go first",
+        (true, Order::DescriptorsFirst) => "persistent TAPs, descriptors closed first",
+        (false, _) => "plain TAPs",
+    };
     let start = Instant::now();
     let made: Vec<(Netns, Vec<Tap>)> = tour(|tour| {
         (0..count)
@@ -65,11 +77,18 @@ fn taps(count: u32, persist: bool) {
     let start = Instant::now();
     tour(|tour| made.iter().for_each(|(netns, _)| tour.enter(netns).expect("entered"))).expect("a thread");
     report(&format!("visit_{count}_namespaces"), start.elapsed().as_secs_f64() * 1e3, "ms", peer);
-    // As the lab does it: first the namespaces are let go, then the descriptors.
     let start = Instant::now();
     let (namespaces, taps): (Vec<_>, Vec<_>) = made.into_iter().unzip();
-    drop(namespaces);
-    drop(taps);
+    match order {
+        Order::NamespacesFirst => {
+            drop(namespaces);
+            drop(taps);
+        }
+        Order::DescriptorsFirst => {
+            drop(taps);
+            drop(namespaces);
+        }
+    }
     report(&format!("teardown_{count}_namespaces"), start.elapsed().as_secs_f64(), "s", peer);
 }
 
