@@ -1,7 +1,7 @@
 //! The switch against a veth pair of the same machine, in the same run. One JSON line a figure.
 //!
-//! `cargo bench -p testground-sidecar --bench switch [-- FILTER...]`, as root. Filters: `unshaped`, `rate`, `delayed`,
-//! `lateness`, `ports`, `memory`, `inside`.
+//! `cargo bench -p testground-sidecar --bench switch [-- FILTER...]`, as root. Filters: `unshaped`, `rate` (rates in
+//! Mbit/s may follow), `delayed`, `lateness`, `ports`, `memory`, `inside`.
 
 #[path = "../tests/switch_lab/mod.rs"]
 mod switch_lab;
@@ -54,7 +54,7 @@ fn unshaped() {
         figures.push(load::all_unshaped("veth", &a, &b));
         for (peer, carrier) in [("switch/tap", Carrier::Tap), ("switch/af_packet", Carrier::PacketSocket)] {
             let lab = Lab::new(2, carrier);
-            load::raise_buffers(&lab.hosts);
+            load::pin_congestion_control(&lab.hosts);
             figures.push(load::all_unshaped(peer, &lab.hosts[0], &lab.hosts[1]));
         }
     }
@@ -63,7 +63,11 @@ fn unshaped() {
 
 /// TCP goodput in percent of the bandwidth asked for; the ideal is 95.64.
 fn rate() {
+    let only: Vec<f64> = std::env::args().filter_map(|a| a.parse().ok()).collect();
     for (bits, seconds) in [(1e6, 20), (1e7, 10), (1e8, 8), (1e9, 5), (5e9, 5)] {
+        if !only.is_empty() && !only.contains(&(bits / 1e6)) {
+            continue;
+        }
         let mut figures = Vec::new();
         for _ in 0..3 {
             let mut lab = Lab::new(2, Carrier::Tap);

@@ -59,15 +59,22 @@ pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
     sorted.get(place).copied().unwrap_or(f64::NAN)
 }
 
-/// Lets TCP have as much in flight as a fast link with a latency needs, and pins its congestion control to the one that
-/// every namespace allows and that keeps a queue full.
+/// Lets TCP have as much in flight as a fast link with a latency needs. Where there is no latency this only fills
+/// queues with more than the processor's cache holds.
 pub(crate) fn raise_buffers(hosts: &[Host]) {
+    pin_congestion_control(hosts);
     for host in hosts {
         host.inside(|| {
             std::fs::write("/proc/sys/net/ipv4/tcp_wmem", "4096 1048576 67108864").unwrap();
             std::fs::write("/proc/sys/net/ipv4/tcp_rmem", "4096 1048576 67108864").unwrap();
-            std::fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "reno").unwrap();
         });
+    }
+}
+
+/// To the one that every namespace allows and that keeps a queue full.
+pub(crate) fn pin_congestion_control(hosts: &[Host]) {
+    for host in hosts {
+        host.inside(|| std::fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "reno").unwrap());
     }
 }
 

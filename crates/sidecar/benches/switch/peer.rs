@@ -3,7 +3,7 @@
 use testground_linux::netns::Netns;
 use testground_sidecar::plan::PortId;
 
-use crate::load::raise_buffers;
+use crate::load::{pin_congestion_control, raise_buffers};
 use crate::switch_lab::Host;
 
 /// Two hosts on a veth pair, each sending at most so many bits per second.
@@ -33,7 +33,10 @@ pub(crate) fn veth(bits: Option<u64>) -> (Host, Host) {
         }
     }
     let hosts = [a, b];
-    raise_buffers(&hosts);
+    match bits {
+        Some(_) => raise_buffers(&hosts),
+        None => pin_congestion_control(&hosts),
+    }
     let [a, b] = hosts;
     (a, b)
 }
