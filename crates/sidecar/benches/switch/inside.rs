@@ -17,15 +17,15 @@ use crate::load::{Figure, attach_without_descriptor, datagram};
 
 pub(crate) fn all() -> Vec<Figure> {
     let latency = LinkShape { latency: Duration::from_millis(20), ..LinkShape::default() };
-    let rate = LinkShape { bandwidth: Some(1_000_000_000), ..latency.clone() };
-    let fast = LinkShape { bandwidth: Some(20_000_000_000), ..latency.clone() };
+    let rate = LinkShape { bandwidth: Some(1_000_000_000), ..latency };
+    let fast = LinkShape { bandwidth: Some(20_000_000_000), ..latency };
     let every = LinkShape {
         jitter: Jitter { spread: Duration::from_millis(3), ..Jitter::default() },
         loss: Loss::Random(Chance { percent: 1.0, correlation: 25.0 }),
         corrupt: Chance::percent(0.1),
         reorder: Chance::percent(0.1),
         duplicate: Chance::percent(0.1),
-        ..fast.clone()
+        ..fast
     };
     let small = datagram(0, 1);
     let (large, gso) = super_packet();
