@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use testground_engine::build::check_tools;
 use testground_engine::home::{self, Home, PlanDir};
 use testground_model::composition::{Composition, Files};
@@ -61,7 +61,8 @@ pub(super) fn prepare(what: &What, common: &Common) -> anyhow::Result<Result<Pre
                 if !run.settings.additional_hosts.is_empty() {
                     bail!("run {}: additional_hosts is not there yet: instances reach the lab only", run.id);
                 }
-                check_tools(&run.groups, &std::env::var_os("PATH").unwrap_or_default())?;
+                check_tools(&run.groups, &std::env::var_os("PATH").unwrap_or_default())
+                    .map_err(|e| anyhow!("{e}"))?;
             }
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             let wanted = composition.global.concurrent_builds.as_ref().map_or(0, |n| n.value as usize);
