@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use testground_linux::netns::{Netns, Tour, tour};
@@ -102,6 +102,8 @@ struct Inner {
     wiring: Wiring,
     shared: Mutex<Shared>,
     workers: Workers,
+    /// The gateway's, once there is one: instances never have to ask for it.
+    gateway_mac: OnceLock<[u8; 6]>,
 }
 
 /// What all instances have in common, and what changes with each request.
@@ -154,6 +156,7 @@ impl LabNetwork {
             wiring: Wiring::choose(ports)?,
             shared: Mutex::new(shared),
             workers: Workers::start()?,
+            gateway_mac: OnceLock::new(),
         };
         Ok(LabNetwork { inner: Arc::new(inner) })
     }

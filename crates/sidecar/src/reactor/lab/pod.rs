@@ -97,7 +97,15 @@ impl Inner {
         let address = IpNet::V4(CONTROL_GATEWAY);
         let mut changes = bring_up(link, port, CONTROL_MTU, &[address]);
         changes.push(Change::Link(LinkChange { up: Some(true), ..LinkChange::new(LOOPBACK) }));
+        // Permanent entries don't count against the machine's neighbour table, which all namespaces share and which
+        // holds 1,024 (gc_thresh3): learned ones would end with a few hundred instances.
+        changes.extend(self.slots.values().map(|slot| Change::SetNeighbour {
+            index: link,
+            address: IpAddr::V4(slot.control.ipv4()),
+            mac: mac_of(slot.control.port),
+        }));
         routes.apply(&changes).map_err(|e| fail(&e))?;
+        let _ = self.gateway_mac.set(mac_of(port));
         self.switch.attach(PortSpec {
             port,
             name: format!("lab/{CONTROL_NETWORK}"),
@@ -143,6 +151,9 @@ impl Inner {
         changes.extend(bring_up(control, slot.control.port, CONTROL_MTU, &[address]));
         let gateway = IpNet::from(IpAddr::V4(CONTROL_GATEWAY.addr()));
         changes.push(Change::AddRoute(Route::on(gateway, control)));
+        if let Some(&mac) = self.gateway_mac.get() {
+            changes.push(Change::SetNeighbour { index: control, address: gateway.addr(), mac });
+        }
         for interface in &slot.data {
             changes.extend(bring_up(index(interface), interface.port, interface.mtu, &interface.addresses));
         }
