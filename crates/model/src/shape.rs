@@ -38,7 +38,8 @@ pub struct LinkShape {
 
 /// A probability with memory: `percent` in 0..=100, `correlation` in 0..=100 percent with the decision before.
 ///
-/// The correlated draw is that of netem: `x = (1 - c) * fresh + c * last`, compared with the probability.
+/// The correlated draw is netem's, `x = (1 - c) * fresh + c * last`, seen through its own long-run distribution, so that
+/// the share asked for is the share that happens (`docs/network.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Chance {
