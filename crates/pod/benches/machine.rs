@@ -73,10 +73,10 @@ fn cluster(template: &Machine, timing: Timing) -> (u64, usize) {
         .collect();
     let app = template.find("app").expect("an app");
     let mut queue: BinaryHeap<Reverse<(Time, usize, What)>> = BinaryHeap::new();
-    for pod in 0..PODS {
-        queue.push(Reverse((Duration::from_secs(30), pod, What::Crash)));
-        queue.push(Reverse((Duration::from_secs(60), pod, What::Delete)));
-        queue.push(Reverse((pods[pod].next_deadline().unwrap_or_default(), pod, What::Tick)));
+    for (index, pod) in pods.iter().enumerate() {
+        queue.push(Reverse((Duration::from_secs(30), index, What::Crash)));
+        queue.push(Reverse((Duration::from_secs(60), index, What::Delete)));
+        queue.push(Reverse((pod.next_deadline().unwrap_or_default(), index, What::Tick)));
     }
     let (mut steps, mut weight) = (0, 0);
     while let Some(Reverse((now, index, what))) = queue.pop() {
