@@ -9,8 +9,6 @@ use flate2::write::GzEncoder;
 use tar::{EntryType, Header};
 use testground_model::name::RunId;
 
-use crate::home::Home;
-
 /// Why there is no archive.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
@@ -33,16 +31,6 @@ pub enum CollectError {
         /// Why.
         source: io::Error,
     },
-}
-
-/// The output directory of a run whose plan and runner nobody remembers.
-///
-/// # Errors
-/// [`CollectError::NoOutputs`] when there is none.
-pub fn find(home: &Home, id: &RunId) -> Result<PathBuf, CollectError> {
-    let below = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut runs = below(home.outputs()).flat_map(below).map(|plan| plan.join(id.as_str()));
-    runs.find(|run| run.is_dir()).ok_or_else(|| CollectError::NoOutputs(id.clone()))
 }
 
 /// Writes the outputs in `outputs` to a gzipped tar archive, which appears under its name when it is whole.
@@ -159,6 +147,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::home::Home;
 
     /// What tar itself lists.
     fn listed(archive: &Path) -> String {
@@ -172,7 +161,6 @@ mod tests {
         let t = tempfile::tempdir().unwrap();
         let home = Home::at(&t.path().join("home")).unwrap();
         let id = RunId::new(7, [9; 8]);
-        assert!(matches!(find(&home, &id), Err(CollectError::NoOutputs(_))));
         let outputs = home.outputs_dir("local:exec", "p", &id);
         fs::create_dir_all(outputs.join("g/0/deep")).unwrap();
         fs::write(outputs.join("g/0/run.out"), "one\n").unwrap();
@@ -182,7 +170,6 @@ mod tests {
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         rustix::fs::mkfifoat(rustix::fs::CWD, outputs.join("g/0/fifo"), mode).unwrap();
 
-        assert_eq!(find(&home, &id).unwrap(), outputs);
         // Into the outputs themselves: an archive must not contain itself.
         let archive = outputs.join("all.tgz");
         collect(&outputs, &id, &archive).unwrap();

@@ -206,7 +206,11 @@ pub fn locate(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Ho
 /// # Errors
 /// Says what was looked for and where, and the nearest name.
 pub fn find_plan(home: &Home, typed: &str, here: &Path, beside: Option<&Path>) -> Result<PlanDir, PlanError> {
-    let mut candidates = vec![here.join(typed), home.plans().join(typed), here.join("plans").join(typed)];
+    let mut candidates = vec![here.join(typed)];
+    // Who writes `./ping` or `/ping` means that place and no other.
+    if !Path::new(typed).is_absolute() && !typed.starts_with("./") && !typed.starts_with("../") {
+        candidates.extend([home.plans().join(typed), here.join("plans").join(typed)]);
+    }
     candidates.extend(beside.filter(|dir| names(dir, typed)).map(Path::to_owned));
     candidates.extend(beside.map(|dir| dir.join(typed)));
     candidates.dedup();
@@ -221,7 +225,8 @@ pub fn find_plan(home: &Home, typed: &str, here: &Path, beside: Option<&Path>) -
     }
     Err(first_wrong.unwrap_or_else(|| PlanError::Missing {
         typed: typed.to_owned(),
-        nearest: nearest_plan(&[home.plans(), here.join("plans"), here.to_owned()], typed),
+        nearest: nearest_plan(&[home.plans(), here.join("plans"), here.to_owned()], typed)
+            .or_else(|| nearest_beside(here, typed)),
         looked: candidates,
     }))
 }
@@ -279,6 +284,22 @@ fn nearest_plan(roots: &[PathBuf], typed: &str) -> Option<String> {
         .filter(|(likeness, _)| *likeness >= 0.6)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, name)| name)
+}
+
+/// A plan or a composition in the directory that a path names, spelled nearly as its last part.
+fn nearest_beside(here: &Path, typed: &str) -> Option<String> {
+    let typed = Path::new(typed);
+    let (parent, wanted) = (typed.parent()?, typed.file_name()?.to_str()?);
+    let entries = fs::read_dir(here.join(parent)).into_iter().flatten().flatten().take(10_000);
+    entries
+        .filter(|e| {
+            e.path().join(MANIFEST_FILE).is_file() || e.path().extension().is_some_and(|e| e == "toml")
+        })
+        .filter_map(|e| e.file_name().into_string().ok())
+        .map(|name| (strsim::normalized_damerau_levenshtein(&name, wanted), name))
+        .filter(|(likeness, _)| *likeness >= 0.6)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| parent.join(name).display().to_string())
 }
 
 /// Names of the plans directly in a directory; none where it can't be read.
@@ -402,6 +423,10 @@ mod tests {
             "{missing}"
         );
         assert!(!words("zzz").contains("did you mean"));
+        fs::write(here.join("plans/big.toml"), "").unwrap();
+        let composition = words("./plans/bog.toml");
+        assert!(composition.contains("did you mean ./plans/big.toml?"), "{composition}");
+        assert!(!composition.contains("home"), "such a path means one place: {composition}");
 
         std::os::unix::fs::symlink("loop", here.join("loop")).unwrap();
         assert!(words("loop").contains("form a loop"), "{}", words("loop"));

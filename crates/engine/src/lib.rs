@@ -5,6 +5,8 @@ pub mod collect;
 pub mod healthcheck;
 pub mod home;
 pub mod lab;
+pub mod plans;
 pub mod report;
 pub mod run;
+pub mod runs;
 pub mod verdict;

@@ -4,6 +4,8 @@ use std::fs;
 
 use testground_model::name::RunId;
 
+use crate::runs::{FindError, choose};
+
 /// A lab that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
@@ -47,23 +49,29 @@ fn started(pid: u32) -> (u64, u32) {
     (ticks.unwrap_or(u64::MAX), pid)
 }
 
-/// The one run whose id begins with `typed`.
+/// The lab of the run that is meant: by its id, by how the id begins when only one does so, or `last` for the run that
+/// was begun last.
 ///
 /// # Errors
 /// None, or several: said with those that run.
 pub fn by_prefix(typed: &str) -> Result<Found, String> {
     let all = running();
-    let mut fitting = all.iter().filter(|f| f.id.as_str().starts_with(typed));
-    match (fitting.next(), fitting.next()) {
-        (Some(one), None) => Ok(one.clone()),
-        (Some(_), Some(_)) => Err(format!("several runs begin with {typed:?}: {}", names(&all))),
-        (None, _) if all.is_empty() => Err(format!("run {typed} is not running: no run is")),
-        (None, _) => Err(format!("run {typed} is not running; these are: {}", names(&all))),
+    if all.is_empty() {
+        return Err(format!("run {typed} is not running: no run is"));
+    }
+    let ids: Vec<RunId> = all.iter().map(|found| found.id.clone()).collect();
+    match choose(&ids, typed) {
+        Ok(chosen) => Ok(all[chosen].clone()),
+        Err(several @ FindError::Several { .. }) => Err(several.to_string()),
+        Err(FindError::Unknown { nearest, .. }) if !nearest.is_empty() => {
+            Err(format!("run {typed} is not running (did you mean {}?)", names(&nearest)))
+        }
+        Err(_) => Err(format!("run {typed} is not running; these are: {}", names(&ids))),
     }
 }
 
-fn names(all: &[Found]) -> String {
-    all.iter().map(|f| f.id.as_str()).collect::<Vec<_>>().join(", ")
+fn names(ids: &[RunId]) -> String {
+    ids.iter().map(RunId::as_str).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@ use testground_model::outcome::InstanceEnd;
 
 use super::record::{End, Record};
 
-/// Gathers a run and writes the file at its end.
+/// Gathers runs and writes the file.
 pub struct Junit {
     path: PathBuf,
-    record: Record,
+    runs: Vec<(String, Record)>,
 }
 
 // === impl Junit ===
@@ -20,54 +20,82 @@ pub struct Junit {
 impl Junit {
     /// Will write to this file.
     pub fn new(path: &Path) -> Junit {
-        Junit { path: path.to_owned(), record: Record::default() }
+        Junit { path: path.to_owned(), runs: Vec::new() }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The events that follow are those of another run. Where there are several, suites carry its name.
+    pub fn begin(&mut self, run: &str) {
+        self.runs.push((run.to_owned(), Record::default()));
     }
 
     /// Takes an event.
     pub fn on_event(&mut self, event: &Event) {
-        self.record.on_event(event);
+        if self.runs.is_empty() {
+            self.begin("");
+        }
+        if let Some((_, record)) = self.runs.last_mut() {
+            record.on_event(event);
+        }
     }
 
-    /// Writes the file, in place of an earlier one.
+    /// Writes the file with all runs so far, in place of an earlier one.
     ///
     /// # Errors
     /// When the file can't be written.
-    pub fn finish(self) -> io::Result<()> {
-        std::fs::write(&self.path, xml(&self.record))
+    pub fn write(&self) -> io::Result<()> {
+        std::fs::write(&self.path, xml(&self.runs))
     }
 }
 
-fn xml(record: &Record) -> String {
+fn xml(runs: &[(String, Record)]) -> String {
     let mut out = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    let name = escaped(&format!("{}:{}", record.plan, record.case));
-    let seconds = record.finished.as_ref().map_or(0.0, |f| f.seconds);
+    let name = runs.first().map_or_else(String::new, |(_, r)| escaped(&format!("{}:{}", r.plan, r.case)));
+    let seconds: f64 = runs.iter().filter_map(|(_, r)| r.finished.as_ref()).map(|f| f.seconds).sum();
     let _ = writeln!(out, "<testsuites name=\"{name}\" time=\"{seconds:.3}\">");
-    let groups = record.finished.as_ref().map_or(&[][..], |f| &f.groups);
-    for (group, tally) in groups {
-        let ends: Vec<&End> = record.ends.iter().filter(|e| e.instance.group == *group).collect();
-        suite(&mut out, &name, group, tally.total, &ends);
-    }
-    // A run can fail without an instance to blame: a build, a stall, its time, its lab.
-    let cause = record.finished.as_ref().and_then(|f| f.outcome.cause());
-    if let Some(cause) = cause.filter(|_| record.causes().next().is_none()) {
-        let _ =
-            writeln!(out, "  <testsuite name=\"run\" tests=\"1\" failures=\"0\" errors=\"1\" skipped=\"0\">");
-        let _ = writeln!(out, "    <testcase classname=\"{name}\" name=\"run\" time=\"{seconds:.3}\">");
-        let _ = writeln!(out, "      <error message=\"{}\"/>", escaped(cause));
-        out.push_str("    </testcase>\n  </testsuite>\n");
+    for (run, record) in runs {
+        let prefix = if runs.len() > 1 { format!("{run} ") } else { String::new() };
+        suites(&mut out, &prefix, record);
     }
     out.push_str("</testsuites>\n");
     out
 }
 
-fn suite(out: &mut String, name: &str, group: &str, total: u32, ends: &[&End]) {
+/// A run's suites; their names begin with `prefix`.
+fn suites(out: &mut String, prefix: &str, record: &Record) {
+    let name = escaped(&format!("{}:{}", record.plan, record.case));
+    let seconds = record.finished.as_ref().map_or(0.0, |f| f.seconds);
+    let groups = record.finished.as_ref().map_or(&[][..], |f| &f.groups);
+    for (group, tally) in groups {
+        let ends: Vec<&End> = record.ends.iter().filter(|e| e.instance.group == *group).collect();
+        suite(out, &name, prefix, group, tally.total, &ends);
+    }
+    // A run can fail without an instance to blame: a build, a stall, its time, its lab.
+    let cause = record.finished.as_ref().and_then(|f| f.outcome.cause());
+    if let Some(cause) = cause.filter(|_| record.causes().next().is_none()) {
+        let suite = escaped(&format!("{prefix}run"));
+        let _ = writeln!(
+            out,
+            "  <testsuite name=\"{suite}\" tests=\"1\" failures=\"0\" errors=\"1\" skipped=\"0\">"
+        );
+        let _ = writeln!(out, "    <testcase classname=\"{name}\" name=\"run\" time=\"{seconds:.3}\">");
+        let _ = writeln!(out, "      <error message=\"{}\"/>", escaped(cause));
+        out.push_str("    </testcase>\n  </testsuite>\n");
+    }
+}
+
+fn suite(out: &mut String, name: &str, prefix: &str, group: &str, total: u32, ends: &[&End]) {
     let count = |word: &str| ends.iter().filter(|e| verdict(&e.end) == Some(word)).count();
     let never = (total as usize).saturating_sub(ends.len());
     let (failures, errors, skipped) = (count("failure"), count("error"), count("skipped") + never);
     let _ = writeln!(
         out,
         "  <testsuite name=\"{}\" tests=\"{total}\" failures=\"{failures}\" errors=\"{errors}\" skipped=\"{skipped}\">",
-        escaped(group)
+        escaped(&format!("{prefix}{group}"))
     );
     let mut ends = ends.to_vec();
     ends.sort_by_key(|e| e.instance.index);

@@ -5,6 +5,7 @@
 
 pub mod events;
 pub mod junit;
+pub mod replay;
 pub mod terminal;
 
 mod flood;
@@ -16,6 +17,7 @@ mod words;
 
 pub use self::events::EventLog;
 pub use self::junit::Junit;
+pub use self::replay::{Replay, Shown};
 pub use self::terminal::{Look, Terminal};
 
 #[cfg(test)]

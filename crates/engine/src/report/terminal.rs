@@ -103,15 +103,7 @@ impl Terminal {
         let paint = Paint(self.look.colour);
         match line {
             Line::Log(Level::Debug, _) if !self.look.verbose => {}
-            Line::Log(level, words) => {
-                let word = match level {
-                    Level::Debug => paint.dim(level.word()),
-                    Level::Info => paint.blue(level.word()),
-                    Level::Warn => paint.yellow(level.word()),
-                    Level::Error => paint.red(level.word()),
-                };
-                text.push_str(&format!("{}\t{word}\t{words}\n", words::clock(ts)));
-            }
+            Line::Log(level, words) => text.push_str(&log_line(ts, level, &words, paint)),
             Line::Instance { instance, class, text: said, vital } => {
                 let shown = if vital && self.vital < MOST_VITAL {
                     self.vital += 1;
@@ -146,8 +138,19 @@ impl Terminal {
     }
 }
 
+/// `Jan _2 15:04:05.000000<TAB>LEVEL<TAB>text`.
+pub(super) fn log_line(ts: u64, level: Level, text: &str, paint: Paint) -> String {
+    let word = match level {
+        Level::Debug => paint.dim(level.word()),
+        Level::Info => paint.blue(level.word()),
+        Level::Warn => paint.yellow(level.word()),
+        Level::Error => paint.red(level.word()),
+    };
+    format!("{}\t{word}\t{text}\n", words::clock(ts))
+}
+
 /// `%.4fs  CLASS << group[000] (123456) >> text`, the process in the place of the original's container.
-fn instance_line(
+pub(super) fn instance_line(
     elapsed: f64,
     class: &str,
     instance: &InstanceName,

@@ -337,6 +337,6 @@ fn junit_has_a_suite_for_each_group_and_escapes_what_xml_cannot_say() {
     story.events.push(last);
     let mut junit = Junit::new(&file);
     story.events.iter().for_each(|e| junit.on_event(e));
-    junit.finish().unwrap();
+    junit.write().unwrap();
     golden("junit.xml", &std::fs::read_to_string(&file).unwrap());
 }

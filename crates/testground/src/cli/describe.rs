@@ -8,13 +8,16 @@ use testground_engine::home::{Home, find_plan};
 use testground_model::manifest::{Manifest, TestCase};
 use testground_model::outcome::ExitCode;
 
+use super::dynamic;
+
 /// Describe a plan: its builders and runners, its test cases, their parameters and compositions.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The plan: a directory, or a name in $TESTGROUND_HOME/plans.
-    #[arg(short, long, required_unless_present = "path", conflicts_with = "path")]
+    #[arg(short, long, required_unless_present = "path", conflicts_with = "path", add = dynamic::plans())]
     plan: Option<String>,
     /// The same without the flag.
+    #[arg(add = dynamic::plans())]
     path: Option<String>,
 }
 

@@ -10,7 +10,8 @@ use testground_model::name::InstanceName;
 /// Run a command inside an instance: its network, its files, its environment.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The run's id, or how it begins.
+    /// The run: its id, how it begins, or `last`.
+    #[arg(add = super::dynamic::runs())]
     run: String,
     /// The instance: GROUP[INDEX], or GROUP for its first one.
     instance: String,

@@ -2,12 +2,19 @@
 //!
 //! What was typed is here; what it means is worked out in the subcommand's file, and nothing below reads flags.
 
+mod collect;
+mod completions;
 mod describe;
+mod dynamic;
 mod exec;
 mod healthcheck;
+mod logs;
+mod man;
 mod network;
+mod plan;
 mod pod;
 mod run;
+mod runs;
 mod sidecar;
 mod spelling;
 mod sync;
@@ -18,6 +25,7 @@ use std::ffi::OsString;
 use std::process::ExitCode as ProcessExit;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::CompleteEnv;
 use testground_model::outcome::ExitCode;
 
 /// Test distributed systems: real programs, their sidecars, and a network whose every link you choose.
@@ -34,6 +42,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::Args>),
+    Plan(plan::Args),
+    Runs(runs::Args),
+    Logs(logs::Args),
+    Collect(collect::Args),
     Exec(exec::Args),
     Network(network::Args),
     Describe(describe::Args),
@@ -42,11 +54,15 @@ enum Command {
     Sidecar(sidecar::Args),
     Sync(sync::Args),
     SyncService(sync_service::Args),
+    Completions(completions::Args),
+    Man(man::Args),
     Version(version::Args),
 }
 
 /// Runs the program.
 pub(crate) fn main() -> ProcessExit {
+    // On a Tab the shell asks, and gets candidates in place of a run.
+    CompleteEnv::with_factory(Cli::command).var(completions::VARIABLE).bin("testground").complete();
     let command = Cli::command();
     let typed: Vec<OsString> = spelling::long_flags(&command, std::env::args_os());
     let matches = match command.try_get_matches_from(typed) {
@@ -67,6 +83,10 @@ pub(crate) fn main() -> ProcessExit {
     log_to_stderr(cli.verbose);
     let done = match cli.command {
         Command::Run(args) => run::run(*args, cli.verbose),
+        Command::Plan(args) => plan::run(args),
+        Command::Runs(args) => runs::run(args),
+        Command::Logs(args) => logs::run(&args),
+        Command::Collect(args) => collect::run(&args),
         Command::Exec(args) => return with_code(exec::run(args)),
         Command::Network(args) => network::run(args),
         Command::Describe(args) => describe::run(&args),
@@ -75,6 +95,8 @@ pub(crate) fn main() -> ProcessExit {
         Command::Sidecar(args) => sidecar::run(&args),
         Command::Sync(args) => sync::run(&args),
         Command::SyncService(args) => sync_service::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::Version(args) => version::run(&args),
     };
     match done {

@@ -4,10 +4,9 @@ use std::io::{BufRead, BufReader, Write};
 
 use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
-use testground_engine::collect;
 use testground_engine::home::Home;
 use testground_engine::lab::{Call, Reply, call, find};
-use testground_model::name::RunId;
+use testground_engine::runs;
 use testground_model::outcome::ExitCode;
 use testground_sidecar::show::View;
 
@@ -22,7 +21,8 @@ pub(crate) struct Args {
 enum What {
     /// Links in force, counters, drops by cause and lateness of a run that goes on.
     Show {
-        /// The run's id, or how it begins.
+        /// The run: its id, how it begins, or `last`.
+        #[arg(add = super::dynamic::runs())]
         run: String,
         /// As JSON.
         #[arg(long)]
@@ -30,7 +30,8 @@ enum What {
     },
     /// Every decision about packets of a run that was started with --record, one JSON object a line.
     Trace {
-        /// The run's id.
+        /// The run: its id, how it begins, or `last`.
+        #[arg(add = super::dynamic::runs())]
         run: String,
         /// Only packets from this instance, such as g[0].
         #[arg(long)]
@@ -71,9 +72,8 @@ fn show(run: &str, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 fn trace(run: &str, from: Option<&str>, to: Option<&str>, drops: bool) -> anyhow::Result<ExitCode> {
-    let id = RunId::parse(run).with_context(|| format!("{run:?} is not a run's id"))?;
     let home = Home::open(|name| std::env::var_os(name))?;
-    let file = collect::find(&home, &id)?.join("links.jsonl");
+    let file = runs::find(&home, run)?.dir.join("links.jsonl");
     let lines = std::fs::File::open(&file)
         .with_context(|| format!("{}: was the run started with --record?", file.display()))?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());

@@ -28,7 +28,7 @@ fn with_plan(name: &str) -> Session {
 }
 
 /// Lets the session's Go use the caches of this machine: its home is the session's, and empty.
-fn with_go(session: &Session, test: &str) -> bool {
+pub(crate) fn with_go(session: &Session, test: &str) -> bool {
     let Ok(output) = Command::new("go").args(["env", "GOCACHE", "GOMODCACHE", "GOPROXY", "GOSUMDB"]).output()
     else {
         skip(test, "Go is not installed");

@@ -3,7 +3,9 @@
 mod faults;
 mod house;
 mod instances;
+mod life;
 mod main_path;
 mod network;
+mod plans;
 mod support;
 mod verdicts;

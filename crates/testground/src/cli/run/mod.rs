@@ -1,8 +1,10 @@
 //! `testground run`: a plan's directory, a composition or a single group.
 //!
-//! What was typed is in this file; what it means is worked out in `prepare`, and carried out in `watch`.
+//! What was typed is in this file; what it means is worked out in `prepare`, and carried out in `watch`, round by round
+//! (`rounds`).
 
 mod prepare;
+mod rounds;
 mod watch;
 
 use std::path::PathBuf;
@@ -11,13 +13,15 @@ use std::time::Duration;
 use clap::Subcommand;
 use testground_model::outcome::ExitCode;
 
+use super::dynamic;
+
 /// Run a plan: its directory, a composition, or a single group.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Args {
     /// A plan's directory (its only composition, the one called `default` or `composition`, else its first test case),
-    /// or a composition file.
-    #[arg(required = true)]
+    /// or a composition file. A name means a plan in the home.
+    #[arg(required = true, add = dynamic::plans_and_paths())]
     path: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
@@ -68,6 +72,12 @@ struct Common {
     /// Which of the composition's runs, separated by commas; all of them by default, sorted by name.
     #[arg(long, value_delimiter = ',')]
     run_ids: Vec<String>,
+    /// Run everything so many times; without a seed of its own each round draws another one.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: Option<u32>,
+    /// Run again until a run fails, at most --repeat times.
+    #[arg(long)]
+    until_fail: bool,
     /// Instances don't send metrics.
     #[arg(long)]
     disable_metrics: bool,
@@ -109,7 +119,7 @@ struct CompositionArgs {
 #[derive(Debug, clap::Args)]
 struct SingleArgs {
     /// The plan: a directory, or a name below $TESTGROUND_HOME/plans.
-    #[arg(short = 'p', long)]
+    #[arg(short = 'p', long, add = dynamic::plans_and_paths())]
     plan: String,
     /// The test case.
     #[arg(short = 't', long)]

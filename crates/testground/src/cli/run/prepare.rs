@@ -23,6 +23,8 @@ pub(super) struct Prepared {
     pub(super) runs: Vec<Run>,
     pub(super) plan_dir: PathBuf,
     pub(super) concurrent_builds: usize,
+    /// The seed of runs for which nobody has chosen one.
+    pub(super) drawn_seed: u64,
 }
 
 /// There are mistakes in files, and they have been shown.
@@ -45,10 +47,11 @@ pub(super) fn prepare(what: &What, common: &Common) -> anyhow::Result<Result<Pre
         Err(mistakes) => return Ok(Err(tell(&mistakes))),
     };
     let files = needed(&composition, &folder);
+    let drawn_seed = drawn_seed();
     let overrides = Overrides {
         run_ids: common.run_ids.clone(),
         seed: common.seed,
-        fallback_seed: drawn_seed(),
+        fallback_seed: drawn_seed,
         timeout: common.timeout,
         keep_going: common.keep_going,
         ignore_artifacts,
@@ -67,7 +70,7 @@ pub(super) fn prepare(what: &What, common: &Common) -> anyhow::Result<Result<Pre
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             let wanted = composition.global.concurrent_builds.as_ref().map_or(0, |n| n.value as usize);
             let concurrent_builds = if wanted == 0 { cores } else { wanted };
-            Ok(Prepared { runs, plan_dir: plan.dir, concurrent_builds })
+            Ok(Prepared { runs, plan_dir: plan.dir, concurrent_builds, drawn_seed })
         }
         Err(mistakes) => Err(tell(&mistakes)),
     })
@@ -217,7 +220,7 @@ fn tell(mistakes: &Diagnostics) -> Mistaken {
 }
 
 /// Any number that every language's signed integers hold.
-fn drawn_seed() -> u64 {
+pub(super) fn drawn_seed() -> u64 {
     let mut chance = [0u8; 8];
     let _ = rustix::rand::getrandom(&mut chance, rustix::rand::GetRandomFlags::empty());
     u64::from_ne_bytes(chance) >> 1

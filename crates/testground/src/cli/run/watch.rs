@@ -1,6 +1,9 @@
 //! Carrying runs out and showing them: one after the other, with everything that reads their events.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -8,6 +11,7 @@ use testground_engine::home::Home;
 use testground_engine::lab::protocol::Capture;
 use testground_engine::report::{EventLog, Junit, Look, Terminal};
 use testground_engine::run::{Request, execute};
+use testground_engine::runs::Keeper;
 use testground_model::event::Event;
 use testground_model::name::{InstanceName, RunId};
 use testground_model::outcome::{ExitCode, RunOutcome};
@@ -17,72 +21,109 @@ use tokio::sync::mpsc;
 
 use super::Common;
 use super::prepare::Prepared;
+use super::rounds::Rounds;
 
-/// Runs everything; the exit code of the first run that failed.
+/// Runs everything, round by round; the exit code of the first run that failed.
 pub(super) fn all(prepared: Prepared, common: &Common, verbose: bool) -> anyhow::Result<ExitCode> {
     let home = Home::open(|name| std::env::var_os(name))?;
     let capture = captures(&common.capture)?;
-    let mut results = ResultFile::create(common.result_file.as_deref())?;
+    let mut rounds = Rounds::new(common.repeat, common.until_fail);
+    let several = prepared.runs.len() > 1 || rounds.are_several();
+    let mut files = Files::create(common, &prepared.runs)?;
+    let mut picture = Picture { to_stderr: common.events.as_deref() == Some(Path::new("-")) };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     // The lab's life is tied to the thread that starts it: this one.
-    runtime.block_on(async {
+    let code = runtime.block_on(async {
         let mut interrupts = interrupts()?;
         let mut code = ExitCode::Success;
-        let count = prepared.runs.len();
-        for run in prepared.runs {
-            let id = new_id();
-            let mut readers = Readers::open(common, &run, &home, &id, verbose)?;
-            let name = run.id.clone();
-            let request = Request {
-                id: id.clone(),
-                run,
-                plan_dir: prepared.plan_dir.clone(),
-                path: std::env::var_os("PATH").unwrap_or_default(),
-                concurrent_builds: prepared.concurrent_builds,
-                hold: common.hold,
-                capture: capture.clone(),
-                record: common.record,
-            };
-            let (runner, plan) = (request.run.runner.clone(), request.run.plan.clone());
-            let outcome =
-                execute(request, &home, &mut interrupts, &mut |event| readers.on_event(event)).await;
-            readers.finish()?;
-            results.add(&name, &id, &outcome)?;
-            if code == ExitCode::Success {
-                code = outcome.exit_code();
-            }
-            if common.collect || common.collect_file.is_some() {
-                let archive = archive_name(common.collect_file.as_deref(), &name, &id, count);
-                let outputs = home.outputs_dir(&runner, &plan, &id);
-                testground_engine::collect::collect(&outputs, &id, &archive)
-                    .with_context(|| format!("failed to collect outputs into {}", archive.display()))?;
-                println!("created file: {}", archive.display());
-            }
-            if outcome == RunOutcome::Interrupted {
-                break;
+        while let Some(title) = rounds.next() {
+            picture.say(&title);
+            for run in &prepared.runs {
+                let mut run = run.clone();
+                run.settings.seed = rounds.seed(run.settings.seed, prepared.drawn_seed);
+                let (name, seed) = (run.id.clone(), run.settings.seed);
+                let id = new_id();
+                let outputs = home.outputs_dir(&run.runner, &run.plan, &id);
+                let mut readers = Readers::open(&home, &run, &id, &picture, verbose)?;
+                files.begin(&rounds.name(&name));
+                let request = Request {
+                    id: id.clone(),
+                    run,
+                    plan_dir: prepared.plan_dir.clone(),
+                    path: std::env::var_os("PATH").unwrap_or_default(),
+                    concurrent_builds: prepared.concurrent_builds,
+                    hold: common.hold,
+                    capture: capture.clone(),
+                    record: common.record,
+                };
+                let mut on_event = |event: &Event| {
+                    files.on_event(event);
+                    readers.on_event(event);
+                };
+                let outcome = execute(request, &home, &mut interrupts, &mut on_event).await;
+                readers.finish();
+                files.add(&name, &id, &outcome)?;
+                rounds.add(&name, &id, seed, &outcome);
+                code = first(code, outcome.exit_code());
+                if common.collect || common.collect_file.is_some() {
+                    let archive = archive_name(common.collect_file.as_deref(), &name, &id, several);
+                    match testground_engine::collect::collect(&outputs, &id, &archive) {
+                        Ok(()) => picture.say(&format!("created file: {}", archive.display())),
+                        Err(e) => {
+                            eprintln!("error: failed to collect outputs: {e}");
+                            code = first(code, ExitCode::Collect);
+                        }
+                    }
+                }
+                if outcome == RunOutcome::Interrupted {
+                    return Ok::<_, anyhow::Error>(code);
+                }
             }
         }
         Ok(code)
-    })
+    })?;
+    picture.say(&rounds.summary());
+    files.finish()?;
+    Ok(code)
 }
 
-/// Everybody who reads the events of a run.
-struct Readers {
-    terminal: Terminal,
-    record: EventLog,
+/// What went wrong first is what the caller learns.
+fn first(before: ExitCode, now: ExitCode) -> ExitCode {
+    if before == ExitCode::Success { now } else { before }
+}
+
+/// Where people look: events on standard output leave no room for a picture beside them.
+struct Picture {
+    to_stderr: bool,
+}
+
+// === impl Picture ===
+
+impl Picture {
+    fn open(&self) -> Box<dyn std::io::Write + Send> {
+        if self.to_stderr { Box::new(std::io::stderr()) } else { Box::new(std::io::stdout()) }
+    }
+
+    /// A line, or nothing for an empty one. Whoever doesn't read any more is no reason to stop.
+    fn say(&mut self, text: &str) {
+        if !text.is_empty() {
+            let _ = self.open().write_all(format!("{text}\n").as_bytes());
+        }
+    }
+}
+
+/// What is written once, however many runs there are.
+struct Files {
     events: Option<EventLog>,
     junit: Option<Junit>,
+    results: ResultFile,
 }
 
-// === impl Readers ===
+// === impl Files ===
 
-impl Readers {
-    fn open(common: &Common, run: &Run, home: &Home, id: &RunId, verbose: bool) -> anyhow::Result<Readers> {
-        let limit = run.settings.max_output;
-        let outputs = home.outputs_dir(&run.runner, &run.plan, id);
-        std::fs::create_dir_all(&outputs).with_context(|| format!("failed to make {}", outputs.display()))?;
-        let record = EventLog::create(&outputs.join("run.jsonl"), limit)
-            .with_context(|| format!("failed to make the run's record in {}", outputs.display()))?;
+impl Files {
+    fn create(common: &Common, runs: &[Run]) -> anyhow::Result<Files> {
+        let limit = runs.iter().map(|run| run.settings.max_output).max().unwrap_or_default();
         let events = match &common.events {
             Some(path) => {
                 let log = EventLog::create(path, limit);
@@ -90,58 +131,106 @@ impl Readers {
             }
             None => None,
         };
-        // Events on standard output leave no room for a picture beside them.
-        let picture: Box<dyn std::io::Write + Send> = if common.events.as_deref() == Some(Path::new("-")) {
-            Box::new(std::io::stderr())
-        } else {
-            Box::new(std::io::stdout())
-        };
-        let look = Look::detect(|name| std::env::var_os(name), verbose);
         let junit = common.junit.as_deref().map(Junit::new);
-        Ok(Readers { terminal: Terminal::new(picture, look), record, events, junit })
+        if let Some(junit) = &junit {
+            // Empty for now: whoever can't write it should know before the run, not after.
+            write_junit(junit)?;
+        }
+        let results = ResultFile::create(common.result_file.as_deref())?;
+        Ok(Files { events, junit, results })
+    }
+
+    /// Another run, with the name that tells it from the others.
+    fn begin(&mut self, name: &str) {
+        if let Some(junit) = &mut self.junit {
+            junit.begin(name);
+        }
     }
 
     fn on_event(&mut self, event: &Event) {
-        self.record.on_event(event);
         if let Some(events) = &mut self.events {
             events.on_event(event);
         }
         if let Some(junit) = &mut self.junit {
             junit.on_event(event);
         }
-        self.terminal.on_event(event);
+    }
+
+    /// After each run, so that files are there however many follow.
+    fn add(&mut self, run: &str, id: &RunId, outcome: &RunOutcome) -> anyhow::Result<()> {
+        if let Some(junit) = &self.junit {
+            write_junit(junit)?;
+        }
+        self.results.add(run, id, outcome)
     }
 
     fn finish(self) -> anyhow::Result<()> {
+        self.events.map_or(Ok(()), EventLog::finish).context("failed to write events")
+    }
+}
+
+fn write_junit(junit: &Junit) -> anyhow::Result<()> {
+    junit.write().with_context(|| format!("failed to write the JUnit file {}", junit.path().display()))
+}
+
+/// Those who read the events of one run.
+struct Readers {
+    terminal: Terminal,
+    record: Keeper,
+}
+
+// === impl Readers ===
+
+impl Readers {
+    fn open(home: &Home, run: &Run, id: &RunId, picture: &Picture, verbose: bool) -> anyhow::Result<Readers> {
+        let record = Keeper::open(home, run, id).with_context(|| {
+            let outputs = home.outputs_dir(&run.runner, &run.plan, id);
+            format!("failed to begin the run's record in {}", outputs.display())
+        })?;
+        let look = Look::detect(|name| std::env::var_os(name), verbose);
+        Ok(Readers { terminal: Terminal::new(picture.open(), look), record })
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        self.record.on_event(event);
+        self.terminal.on_event(event);
+    }
+
+    fn finish(self) {
         if let Err(e) = self.record.finish() {
             eprintln!("warning: the run's record is not whole: {e}");
         }
-        if let Some(events) = self.events {
-            events.finish().context("failed to write events")?;
-        }
-        if let Some(junit) = self.junit {
-            junit.finish().context("failed to write the JUnit file")?;
-        }
-        Ok(())
     }
 }
 
 /// One value for each SIGINT, SIGTERM or SIGHUP.
 fn interrupts() -> anyhow::Result<mpsc::UnboundedReceiver<()>> {
     let (told, interrupts) = mpsc::unbounded_channel();
+    let said = Arc::new(AtomicBool::new(false));
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         let mut signals = signal(kind).context("failed to listen to signals")?;
         let told = told.clone();
-        tokio::spawn(async move { while signals.recv().await.is_some() && told.send(()).is_ok() {} });
+        let said = Arc::clone(&said);
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() && told.send(()).is_ok() {
+                if !said.swap(true, Ordering::Relaxed) {
+                    // Instances have their grace now, in which nothing would be seen.
+                    eprintln!("interrupted: the run ends in order; once more ends it at once");
+                }
+            }
+        });
     }
     Ok(interrupts)
 }
 
+/// Ids sort by the time they were made: the second's fraction, in 2^-24 of it, comes before chance.
 fn new_id() -> RunId {
     let mut chance = [0u8; 8];
     let _ = rustix::rand::getrandom(&mut chance, rustix::rand::GetRandomFlags::empty());
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    RunId::new(seconds as u32, chance)
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let fraction = (u64::from(now.subsec_nanos()) << 24) / 1_000_000_000;
+    chance[..3].copy_from_slice(&(fraction as u32).to_be_bytes()[1..]);
+    RunId::new(now.as_secs() as u32, chance)
 }
 
 fn captures(typed: &[String]) -> anyhow::Result<Capture> {
@@ -156,11 +245,11 @@ fn captures(typed: &[String]) -> anyhow::Result<Capture> {
 }
 
 /// As the original names it: `<file or id>.tgz`, and for several runs `<file or "multiple">-<run>-<id>.tgz`.
-fn archive_name(typed: Option<&Path>, run: &str, id: &RunId, runs: usize) -> PathBuf {
-    let stem = match (typed, runs) {
-        (Some(file), 1) => file.display().to_string(),
-        (None, 1) => id.to_string(),
-        (typed, _) => {
+fn archive_name(typed: Option<&Path>, run: &str, id: &RunId, several: bool) -> PathBuf {
+    let stem = match (typed, several) {
+        (Some(file), false) => file.display().to_string(),
+        (None, false) => id.to_string(),
+        (typed, true) => {
             let stem = typed.map_or_else(|| "multiple".to_owned(), |f| f.display().to_string());
             format!("{stem}-{run}-{id}")
         }
@@ -178,7 +267,7 @@ impl ResultFile {
         let Some(path) = path else { return Ok(ResultFile(None)) };
         let mut file =
             std::fs::File::create(path).with_context(|| format!("failed to make {}", path.display()))?;
-        std::io::Write::write_all(&mut file, b"run_id,task_id,outcome,error\n")?;
+        file.write_all(b"run_id,task_id,outcome,error\n")?;
         Ok(ResultFile(Some(file)))
     }
 
@@ -186,7 +275,7 @@ impl ResultFile {
         let Some(file) = &mut self.0 else { return Ok(()) };
         let error = outcome.cause().unwrap_or_default();
         let line = format!("{},{id},{},{}\n", quoted(run), outcome.word(), quoted(error));
-        std::io::Write::write_all(file, line.as_bytes()).context("failed to write the result file")
+        file.write_all(line.as_bytes()).context("failed to write the result file")
     }
 }
 
