@@ -6,6 +6,7 @@
 mod cache;
 mod generic;
 mod go;
+mod ignore;
 mod settings;
 mod source;
 mod tool;

@@ -11,6 +11,8 @@ use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::ignore::{IGNORE_FILE, Ignored};
+
 /// Most files of a plan: beyond that it is rather somebody's home directory than a plan.
 const MOST_ENTRIES: usize = 500_000;
 /// Deepest directory below the plan's.
@@ -83,12 +85,13 @@ impl Tree {
     /// Lists a directory. With `only`, just these files and directories below it.
     pub(super) fn list(root: &Path, only: Option<&[String]>) -> Result<Tree, SourceError> {
         let root = fs::canonicalize(root).map_err(|e| failed(root, e))?;
+        let ignored = Ignored::of(&root).map_err(|e| failed(&root.join(IGNORE_FILE), e))?;
         let mut entries = Vec::new();
         match only {
-            None => walk(&root, Path::new(""), &mut entries, &mut vec![root.clone()])?,
+            None => walk(&root, Path::new(""), &ignored, &mut entries, &mut vec![root.clone()])?,
             Some(names) => {
                 for name in names {
-                    visit(&root, Path::new(name), &mut entries, &mut vec![root.clone()])?;
+                    visit(&root, Path::new(name), &ignored, &mut entries, &mut vec![root.clone()])?;
                 }
             }
         }
@@ -185,6 +188,7 @@ impl Tree {
 fn walk(
     root: &Path,
     dir: &Path,
+    ignored: &Ignored,
     entries: &mut Vec<Entry>,
     above: &mut Vec<PathBuf>,
 ) -> Result<(), SourceError> {
@@ -200,7 +204,12 @@ fn walk(
         if NEVER.iter().any(|never| found.file_name() == *never) {
             continue;
         }
-        visit(root, &dir.join(found.file_name()), entries, above)?;
+        let name = dir.join(found.file_name());
+        // What a link leads to decides, as it does below; one that leads nowhere is no directory.
+        if ignored.excludes(&name, found.path().is_dir()) {
+            continue;
+        }
+        visit(root, &name, ignored, entries, above)?;
     }
     Ok(())
 }
@@ -208,6 +217,7 @@ fn walk(
 fn visit(
     root: &Path,
     name: &Path,
+    ignored: &Ignored,
     entries: &mut Vec<Entry>,
     above: &mut Vec<PathBuf>,
 ) -> Result<(), SourceError> {
@@ -234,7 +244,7 @@ fn visit(
         }
         entries.push(Entry { name: name.to_owned(), kind: Kind::Dir });
         above.push(real);
-        walk(root, name, entries, above)?;
+        walk(root, name, ignored, entries, above)?;
         above.pop();
     } else if meta.is_file() {
         let kind = Kind::File { executable: meta.mode() & 0o111 != 0 };
@@ -348,6 +358,29 @@ mod tests {
         fs::remove_file(t.path().join("a/b/up")).unwrap();
         std::os::unix::fs::symlink("../../a", t.path().join("a/b/up")).unwrap();
         assert!(Tree::list(t.path(), None).is_ok());
+    }
+
+    #[test]
+    fn what_the_plan_ignores_is_neither_hashed_nor_copied() {
+        let t = tempfile::tempdir().unwrap();
+        let (plan, copy) = (t.path().join("plan"), t.path().join("copy"));
+        fs::create_dir_all(plan.join("out/deep")).unwrap();
+        fs::create_dir_all(&copy).unwrap();
+        // A circle in a directory that is left out is none of our business.
+        std::os::unix::fs::symlink(&plan, plan.join("out/circle")).unwrap();
+        fs::write(plan.join("main"), "").unwrap();
+        fs::write(plan.join(".testgroundignore"), "/out\n*.log\n").unwrap();
+        let before = digest(&plan);
+        fs::write(plan.join("out/deep/x"), "").unwrap();
+        fs::write(plan.join("y.log"), "").unwrap();
+        assert_eq!(digest(&plan), before);
+        Tree::list(&plan, None).unwrap().copy(&copy, &mut Sha256::new()).unwrap();
+        let mut names: Vec<_> = fs::read_dir(&copy).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".testgroundignore", "main"]);
+        fs::write(plan.join(".testgroundignore"), "[z-a]\n").unwrap();
+        let wrong = Tree::list(&plan, None).unwrap_err().to_string();
+        assert!(wrong.contains(".testgroundignore: line 1"), "{wrong}");
     }
 
     #[test]
