@@ -29,7 +29,7 @@ pub enum RemoveError {
 }
 
 /// Which runs stay when others go. A run that fits any part that is set goes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spare {
     /// Runs younger than this stay.
     pub younger: Option<Duration>,
@@ -139,12 +139,12 @@ mod tests {
         };
         let id = |began| RunId::new(began, [0; 8]);
         let none = Spare::default();
-        assert_eq!(began(none.clone()), []);
+        assert_eq!(began(none), []);
         let younger = Some(Duration::from_secs(1100));
-        assert_eq!(began(Spare { younger, ..none.clone() }), [id(1000), id(3000)]);
-        assert_eq!(began(Spare { latest: Some(1), ..none.clone() }), [id(1000), id(3000)]);
-        assert_eq!(began(Spare { bytes: Some(250), ..none.clone() }), [id(1000)]);
-        assert_eq!(began(Spare { bytes: Some(99), ..none.clone() }), [id(1000), id(3000), id(4000)]);
+        assert_eq!(began(Spare { younger, ..none }), [id(1000), id(3000)]);
+        assert_eq!(began(Spare { latest: Some(1), ..none }), [id(1000), id(3000)]);
+        assert_eq!(began(Spare { bytes: Some(250), ..none }), [id(1000)]);
+        assert_eq!(began(Spare { bytes: Some(99), ..none }), [id(1000), id(3000), id(4000)]);
         drop(record);
         assert_eq!(began(Spare { latest: Some(0), ..none }).len(), 4, "a lost run goes like any other");
     }

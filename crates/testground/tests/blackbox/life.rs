@@ -253,3 +253,29 @@ fn runs_of_a_composition_are_chosen_by_id_and_all_are_reported() {
         session.testground(&["run", "composition", "-f", "plan/composition.toml", "--run-ids", "small"]);
     assert!(one.stdout.contains("(g:1/1)") && !one.stdout.contains("(g:2/2)"), "{one:?}");
 }
+
+#[test]
+fn files_that_cannot_be_written_are_told_before_the_run() {
+    let session = Session::with_plan("true", &composition(1, ""));
+    for flag in ["--junit", "--events", "--result-file"] {
+        let done = session.testground(&["run", flag, "no/such/file", "plan"]);
+        assert!(done.code == Some(2) && done.stderr.contains("no/such/file"), "{flag}: {done:?}");
+    }
+    assert_eq!(json(&session.testground(&["runs", "list", "--json"])), Value::Array(Vec::new()));
+}
+
+#[test]
+fn the_first_interrupt_says_what_a_second_one_does() {
+    let session = Session::with_plan("echo up; sleep 60", &composition(1, ""));
+    let mut going = session.start(&["--repeat", "2"]);
+    going.instances_up(1);
+    going.signal(rustix::process::Signal::INT);
+    let done = going.wait();
+    assert_eq!(done.code, Some(130), "{done:?}");
+    assert!(done.stderr.contains("once more ends it at once"), "{done:?}");
+    assert!(
+        done.stdout.contains("and one interrupted") && !done.stdout.contains("round 2"),
+        "{}",
+        done.stdout
+    );
+}

@@ -182,7 +182,7 @@ pub(crate) fn run(args: Args, verbose: bool) -> anyhow::Result<ExitCode> {
         prepare::show(&prepared);
         return Ok(ExitCode::Success);
     }
-    watch::all(prepared, &common, verbose)
+    watch::all(&prepared, &common, verbose)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

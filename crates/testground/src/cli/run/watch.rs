@@ -24,7 +24,7 @@ use super::prepare::Prepared;
 use super::rounds::Rounds;
 
 /// Runs everything, round by round; the exit code of the first run that failed.
-pub(super) fn all(prepared: Prepared, common: &Common, verbose: bool) -> anyhow::Result<ExitCode> {
+pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow::Result<ExitCode> {
     let home = Home::open(|name| std::env::var_os(name))?;
     let capture = captures(&common.capture)?;
     let mut rounds = Rounds::new(common.repeat, common.until_fail);
