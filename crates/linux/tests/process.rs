@@ -5,11 +5,12 @@ mod common;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 
 use testground_linux::Errno;
 use testground_linux::process::{
-    self, ExitStatus, Namespaces, Pid, ProcessError, Session, Signal, SpawnExec, spawn_exec, spawn_suspended,
+    self, ExitStatus, LeashedGroup, Namespaces, Pid, ProcessError, Session, Signal, SpawnExec, spawn_exec, spawn_suspended,
 };
 
 fn pipe() -> (OwnedFd, OwnedFd) {
@@ -158,19 +159,57 @@ fn a_program_ends_with_the_thread_that_started_it() {
 
 #[test]
 fn a_parent_that_dies_early_takes_the_waiting_child_along() {
+    dies_with_its_parent("a_parent_that_dies_early_takes_the_waiting_child_along", || {
+        let suspended = spawn_suspended(Namespaces::NONE, shell("exec sleep 20")).unwrap();
+        let pid = suspended.child().pid();
+        std::mem::forget(suspended);
+        pid
+    });
+}
+
+#[test]
+fn a_leashed_group_dies_with_its_maker() {
+    dies_with_its_parent("a_leashed_group_dies_with_its_maker", || {
+        let group = LeashedGroup::new().unwrap();
+        // The one that is looked for is a child of the one that joined.
+        let mut joined = std::process::Command::new("sh")
+            .args(["-c", "sleep 1000 & echo $!; wait"])
+            .process_group(group.id().as_raw_nonzero().get())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut said = std::io::BufReader::new(joined.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+        std::mem::forget(group);
+        Pid::from_raw(line.trim().parse().unwrap()).unwrap()
+    });
+}
+
+#[test]
+fn a_leashed_group_dies_when_it_is_dropped() {
+    let group = LeashedGroup::new().unwrap();
+    let mut joined = std::process::Command::new("sleep")
+        .arg("1000")
+        .process_group(group.id().as_raw_nonzero().get())
+        .spawn()
+        .unwrap();
+    let keeper = group.id();
+    drop(group);
+    assert_eq!(joined.wait().unwrap().signal(), Some(9));
+    assert!(process::pidfd_open(keeper).is_err(), "the keeper is reaped");
+}
+
+/// Runs `stage` in a process that is killed right after it, and expects the process that it names to end too.
+fn dies_with_its_parent(test: &str, stage: impl FnOnce() -> Pid) {
     const STAGE: &str = "TESTGROUND_LINUX_ORPHAN";
     if std::env::var_os(STAGE).is_some() {
-        let suspended = spawn_suspended(Namespaces::NONE, shell("exec sleep 20")).unwrap();
-        println!("orphan {}", suspended.child().pid().as_raw_nonzero());
+        println!("orphan {}", stage().as_raw_nonzero());
         // No destructor runs, as in a process that was killed.
         rustix::process::kill_process(rustix::process::getpid(), Signal::KILL).unwrap();
     }
-    let mut spawn = SpawnExec::new("/proc/self/exe").args([
-        "a_parent_that_dies_early_takes_the_waiting_child_along",
-        "--exact",
-        "--nocapture",
-    ]);
-    spawn.env = vec![(STAGE.into(), "1".into())];
+    let mut spawn = SpawnExec::new("/proc/self/exe").args([test, "--exact", "--nocapture"]);
+    spawn.env = vec![(STAGE.into(), "1".into()), ("PATH".into(), "/usr/bin:/bin".into())];
     let (read, write) = pipe();
     let parent = spawn_exec(Namespaces::NONE, spawn.fd(write, 1)).unwrap();
     assert_eq!(parent.wait().unwrap(), ExitStatus::Signaled { signal: 9, core: false });

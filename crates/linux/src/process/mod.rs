@@ -9,6 +9,7 @@ mod clone;
 mod exec;
 mod idmap;
 mod inherited;
+mod leash;
 mod setup;
 mod signal;
 mod status;
@@ -17,6 +18,7 @@ pub use clone::{clone_process, fork_child};
 pub use exec::{Session, SpawnExec, Suspended, spawn_exec, spawn_suspended};
 pub use idmap::{ChosenIdMap, IdMap, IdMapError, IdRange};
 pub use inherited::inherited;
+pub use leash::LeashedGroup;
 pub use rustix::process::{Pid, Signal};
 pub use setup::{
     become_subreaper, close_from, ids, new_session, nofile_limit, pidfd_open, set_hostname, set_nofile_limit,
