@@ -30,7 +30,7 @@ pub const BUILDERS: [Builder; 7] = [
     Builder {
         name: "exec:go",
         ready: true,
-        settings: &["module_path", "exec_pkg", "fresh_gomod", "modfile"],
+        settings: &["path", "module_path", "exec_pkg", "fresh_gomod", "modfile", "enable_cgo"],
     },
     Builder { name: "exec:rust", ready: true, settings: &["path", "package", "bin", "features", "profile"] },
     Builder { name: "exec:node", ready: true, settings: &["path", "script"] },

@@ -152,7 +152,6 @@ impl<'a> Resolver<'a> {
                 (group.id.value.as_str(), self.build(group))
             })
             .collect();
-        self.warn_of_mixed_sdks(&builds);
         let settings = self.settings(runner);
         let networks = self.networks();
         let wanted = self.wanted();
@@ -308,22 +307,6 @@ impl<'a> Resolver<'a> {
             }
         }
         Some(runner)
-    }
-
-    /// The Rust SDK waits at its start until every instance of the run has signalled `initialized_global`, and the
-    /// JavaScript one does not signal it by itself.
-    fn warn_of_mixed_sdks(&self, builds: &BTreeMap<&str, Option<Build>>) {
-        let of = |builder: &str| {
-            let made =
-                |id: &str| builds.get(id).is_some_and(|b| b.as_ref().is_some_and(|b| b.builder == builder));
-            self.composition.groups.iter().find(move |group| made(&group.id.value))
-        };
-        if let (Some(rust), Some(node)) = (of("exec:rust"), of("exec:node")) {
-            self.error(node.id.place.warning(format!(
-                "the Rust SDK of group {} waits until all instances signal `initialized_global`, which the JavaScript SDK of group {} only does when its test function takes two arguments: unless it does, the run stalls",
-                rust.id.value, node.id.value
-            )));
-        }
     }
 
     fn refuse_pod(&self, group: &GroupSpec) {

@@ -56,6 +56,21 @@ pub struct Group {
     pub pod: Option<String>,
 }
 
+impl Group {
+    /// A group of which only the artifact is wanted.
+    pub fn to_build(id: String, build: Build) -> Group {
+        Group {
+            id,
+            instances: 1,
+            build,
+            params: BTreeMap::new(),
+            profiles: BTreeMap::new(),
+            resources: Resources::default(),
+            pod: None,
+        }
+    }
+}
+
 /// How an artifact is made. Two groups with equal values share one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Build {

@@ -434,25 +434,6 @@ fn what_has_no_effect_is_warned_of() {
 }
 
 #[test]
-fn sdks_that_wait_for_each_other_are_warned_of() {
-    let both = MANIFEST.replace("[runners", "[builders.\"exec:rust\"]\n[builders.\"exec:node\"]\n[runners");
-    let manifest = Manifest::parse("manifest.toml", &both).unwrap();
-    let found = |a: &str, b: &str| {
-        let text = HEAD.replace("id = \"a\"", &format!("id = \"a\"\nbuilder = \"{a}\""));
-        let text = text.replace("id = \"b\"", &format!("id = \"b\"\nbuilder = \"{b}\""));
-        let composition = Composition::parse("c.toml", &text).unwrap();
-        let checked = resolve(&manifest, &composition, &Files::new(), &Overrides::default());
-        checked.unwrap_or_else(|e| panic!("{e}")).warnings.render()
-    };
-    assert!(
-        found("exec:rust", "exec:node")
-            .contains("group a waits until all instances signal `initialized_global`")
-    );
-    assert_eq!(found("exec:rust", "exec:go"), "");
-    assert_eq!(found("exec:go", "exec:node"), "");
-}
-
-#[test]
 fn all_mistakes_of_both_files_come_together() {
     let broken = MANIFEST.replace("min = 2", "min = 30").replace("default = 2 }", "defualt = 2 }");
     let manifest = Manifest::parse("manifest.toml", &broken).unwrap();

@@ -11,9 +11,9 @@ use rustix::fs::Access;
 use sha2::{Digest, Sha256};
 use testground_model::run::Build;
 
-use super::cache::{Recipe, Slot};
+use super::cache::{Claim, Recipe, Slot};
 use super::settings::{Settings, Texts};
-use super::source::{SourceError, Tree};
+use super::source::{SourceError, Take, Tree, remove_others};
 use super::tool::{Tool, find};
 use super::{Artifact, BuildError, Built, Site, go};
 
@@ -45,20 +45,16 @@ pub(super) async fn build(build: &Build, site: &Site) -> Result<Built, BuildErro
         let artifact = Artifact { program, args: config.args, dir: site.plan.clone() };
         return Ok(Built { artifact, cached: true });
     };
-    let only = config.sources.clone();
+    let take = config.sources.clone().map_or(Take::All, Take::Only);
     let salt = format!("{NAME} 1 {:?} {:?} {:?}", config.command, config.program, config.args);
-    let key = source_key(&site.plan, only.clone(), &salt).await?;
-    let slot = Slot::new(&site.home.work(), key.clone());
-    if let Some(artifact) = slot.artifact() {
-        return Ok(Built { artifact, cached: true });
-    }
-    let held = slot.hold().await?;
-    if let Some(artifact) = slot.artifact() {
-        return Ok(Built { artifact, cached: true });
-    }
+    let key = source_key(&site.plan, &take, &salt).await?;
+    let held = match Slot::new(&site.home.work(), key.clone()).claim(site.timeout).await? {
+        Claim::Made(artifact) => return Ok(Built { artifact, cached: true }),
+        Claim::Mine(held) => held,
+    };
     let scratch = held.scratch()?;
     let whole = scratch.path().join("plan");
-    copy_unchanged(&site.plan, only, &whole, &salt, &key).await?;
+    copy_unchanged(&site.plan, &take, &whole, Path::new(""), (&salt, &key)).await?;
     let tool = command.first().map(String::as_str).unwrap_or_default();
     let program = if tool.contains('/') { Some(whole.join(tool)) } else { find(tool, &site.path) };
     let program = program.ok_or_else(|| BuildError::MissingTool {
@@ -72,8 +68,17 @@ pub(super) async fn build(build: &Build, site: &Site) -> Result<Built, BuildErro
     let made = locate(&config.program, &whole, &site.path)?;
     // Inside of the copy the name must survive the copy's move to its place.
     let program = made.strip_prefix(&whole).map(Path::to_owned).unwrap_or(made);
-    let artifact = held.keep(&whole, &Recipe { program, args: config.args })?;
+    let recipe = Recipe { program, args: config.args, builder: NAME.into(), plan: site.plan.clone() };
+    let artifact = held.keep(&whole, &recipe)?;
     Ok(Built { artifact, cached: false })
+}
+
+/// The arguments for a program that is there already.
+pub(super) fn args(build: &Build) -> Result<Vec<String>, BuildError> {
+    if build.builder != NAME || !build.config.contains_key("program") {
+        return Ok(Vec::new());
+    }
+    Ok(Config::read(build)?.args)
 }
 
 /// Fails unless the file is there and may be executed.
@@ -90,39 +95,37 @@ pub(super) fn must_be_executable(program: &Path) -> Result<(), BuildError> {
 }
 
 /// The key of a plan's sources under settings that are part of the salt.
-pub(super) async fn source_key(
-    plan: &Path,
-    only: Option<Vec<String>>,
-    salt: &str,
-) -> Result<String, BuildError> {
-    let (plan, mut hash) = (plan.to_owned(), Sha256::new_with_prefix(salt.as_bytes()));
+pub(super) async fn source_key(plan: &Path, take: &Take, salt: &str) -> Result<String, BuildError> {
+    let (plan, take, mut hash) = (plan.to_owned(), take.clone(), Sha256::new_with_prefix(salt.as_bytes()));
     let hashed = tokio::task::spawn_blocking(move || {
-        Tree::list(&plan, only.as_deref())?.hash(&mut hash)?;
+        Tree::list(&plan, &take)?.hash(&mut hash)?;
         Ok::<_, SourceError>(hex(&hash.finalize()))
     });
     Ok(joined(hashed).await?)
 }
 
-/// Copies a plan's sources to a directory that is made for them, and makes sure that they are those of the key.
+/// Copies a plan's sources to a directory of their own, and makes sure that they are those of the key. The directory may
+/// have an earlier copy: it becomes the same as a new one, but what hasn't changed isn't written again, and a file
+/// called `spared` in it stays.
 pub(super) async fn copy_unchanged(
     plan: &Path,
-    only: Option<Vec<String>>,
+    take: &Take,
     to: &Path,
-    salt: &str,
-    key: &str,
+    spared: &Path,
+    (salt, key): (&str, &str),
 ) -> Result<(), BuildError> {
-    let (plan, to, salt, key) = (plan.to_owned(), to.to_owned(), salt.to_owned(), key.to_owned());
+    let (plan, take, to, spared) = (plan.to_owned(), take.clone(), to.to_owned(), spared.to_owned());
+    let (salt, key) = (salt.to_owned(), key.to_owned());
     let copied = tokio::task::spawn_blocking(move || {
         let failed = |source| SourceError::Io { path: to.clone(), source };
+        std::fs::create_dir_all(&to).map_err(failed)?;
         // An editor may be saving right now. The key is what was asked for, so the copy has to catch up with it or
         // the build is refused; it is never filed under the name of other sources.
         for _ in 0..3 {
-            if to.exists() {
-                std::fs::remove_dir_all(&to).map_err(failed)?;
-            }
-            std::fs::create_dir_all(&to).map_err(failed)?;
             let mut hash = Sha256::new_with_prefix(salt.as_bytes());
-            Tree::list(&plan, only.as_deref())?.copy(&to, &mut hash)?;
+            let tree = Tree::list(&plan, &take)?;
+            remove_others(&to, &tree, &spared)?;
+            tree.copy(&to, &mut hash)?;
             if hex(&hash.finalize()) == key {
                 return Ok(());
             }
@@ -151,7 +154,7 @@ async fn joined<T>(task: tokio::task::JoinHandle<Result<T, SourceError>>) -> Res
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 

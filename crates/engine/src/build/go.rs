@@ -1,8 +1,9 @@
 //! `exec:go`: a main package of the plan's module, compiled by the user's own Go.
 //!
-//! Settings: `exec_pkg` (the package, default `.`), `module_path` and `fresh_gomod` (a new go.mod is made for the
-//! build), `modfile` (another file in the place of go.mod). Selectors are build tags; dependencies are replacements in
-//! go.mod. Whatever changes go.mod or go.sum changes those of the private copy.
+//! Settings: `path` (where the module lies in the plan), `exec_pkg` (the package, default `.`), `module_path` and
+//! `fresh_gomod` (a new go.mod is made for the build), `modfile` (another file in the place of go.mod), `enable_cgo`.
+//! Selectors are build tags; dependencies are replacements in go.mod. Whatever changes go.mod or go.sum changes those
+//! of the private copy.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
@@ -14,9 +15,10 @@ use rustix::fs::Access;
 use serde::Deserialize;
 use testground_model::run::{Build, Dependency};
 
-use super::cache::{Recipe, Slot};
+use super::cache::{Claim, Recipe, Slot};
 use super::generic::{copy_unchanged, source_key};
 use super::settings::Settings;
+use super::source::Take;
 use super::tool::{Tool, find};
 use super::{Artifact, BuildError, Built, Site, io_error};
 
@@ -38,7 +40,21 @@ const DECISIVE: [&str; 11] = [
     "CGO_CFLAGS",
 ];
 
+/// What mends failures, by words that they have.
+pub(super) const HINTS: [(&str, &str); 6] = [
+    ("checksum mismatch", "go.sum doesn't fit the modules: `go mod tidy` in the plan writes it anew"),
+    ("dial tcp", UNREACHABLE),
+    ("no such host", UNREACHABLE),
+    ("i/o timeout", UNREACHABLE),
+    ("TLS handshake timeout", UNREACHABLE),
+    ("module lookup disabled", UNREACHABLE),
+];
+const UNREACHABLE: &str = "modules can't be fetched: see `go env GOPROXY`; `go mod download` in the plan fetches them ahead of a \
+     run, and what is built once is taken from the cache";
+
 struct Config {
+    path: PathBuf,
+    cgo: Option<bool>,
     package: String,
     module: Option<String>,
     fresh: bool,
@@ -85,25 +101,28 @@ pub(super) fn check(build: &Build, path: &OsStr) -> Result<(), BuildError> {
 pub(super) async fn build(build: &Build, site: &Site) -> Result<Built, BuildError> {
     let config = Config::read(build)?;
     let program = installed(&site.path)?;
-    let go = Go { program: &program, site, env: Vec::new() };
+    let module = site.plan.join(&config.path);
+    let cgo = config.cgo.map(|on| ("CGO_ENABLED", OsString::from(if on { "1" } else { "0" })));
+    let go = Go { program: &program, site, module: &module, env: cgo.into_iter().collect() };
     let asking = site.logs.join("build-go.log");
     let (environment, edits) =
         tokio::join!(go.environment(&asking), go.edits(&config, &build.dependencies, &asking));
     let edits = edits?;
     // Go answers nothing when it can't make its cache, as for a user without a home: it gets ours then.
     let (environment, mut env) = match environment {
-        Ok(environment) => (environment, Vec::new()),
+        Ok(environment) => (environment, go.env.clone()),
         Err(refused) => {
-            let env = vec![("GOCACHE", site.home.work().join("go/cache").into_os_string())];
+            let mut env = go.env.clone();
+            env.push(("GOCACHE", site.home.work().join("go/cache").into_os_string()));
             let go = Go { env: env.clone(), ..go };
             (go.environment(&asking).await.map_err(|_| refused)?, env)
         }
     };
     env.extend(caches(&environment, site));
-    let go = Go { program: &program, site, env };
+    let go = Go { program: &program, site, module: &module, env };
 
-    let mut salt =
-        format!("{NAME} 1 {} {:?} {} {:?}", config.package, config.module, config.fresh, config.modfile);
+    let Config { path, package, module: name, fresh, modfile, .. } = &config;
+    let mut salt = format!("{NAME} 2 {path:?} {package} {name:?} {fresh} {modfile:?}");
     for name in DECISIVE {
         let _ = write!(salt, " {name}={}", environment.get(name).map_or("", String::as_str));
     }
@@ -111,27 +130,24 @@ pub(super) async fn build(build: &Build, site: &Site) -> Result<Built, BuildErro
     for edit in &edits {
         let _ = write!(salt, " {}", edit.argument);
         if let Some(dir) = &edit.outside {
-            let _ = write!(salt, "={}", source_key(dir, None, "").await?);
+            let _ = write!(salt, "={}", source_key(dir, &Take::Sources, "").await?);
         }
     }
-    let key = source_key(&site.plan, None, &salt).await?;
-    let slot = Slot::new(&site.home.work(), key.clone());
+    let key = source_key(&site.plan, &Take::Sources, &salt).await?;
     let in_plan = |artifact: Artifact| Artifact { dir: site.plan.clone(), ..artifact };
-    if let Some(artifact) = slot.artifact() {
-        return Ok(Built { artifact: in_plan(artifact), cached: true });
-    }
-    let held = slot.hold().await?;
-    if let Some(artifact) = slot.artifact() {
-        return Ok(Built { artifact: in_plan(artifact), cached: true });
-    }
+    let held = match Slot::new(&site.home.work(), key.clone()).claim(site.timeout).await? {
+        Claim::Made(artifact) => return Ok(Built { artifact: in_plan(artifact), cached: true }),
+        Claim::Mine(held) => held,
+    };
     let scratch = held.scratch()?;
     let (sources, whole) = (scratch.path().join("src"), scratch.path().join("whole"));
-    copy_unchanged(&site.plan, None, &sources, &salt, &key).await?;
+    copy_unchanged(&site.plan, &Take::Sources, &sources, Path::new(""), (&salt, &key)).await?;
+    let sources = sources.join(&config.path);
     fs::create_dir(&whole).map_err(|e| io_error("make", &whole, e))?;
     let log = site.logs.join(format!("build-{}.log", short(&key)));
     go.prepare(&config, &edits, &sources, &log).await?;
     go.compile(&config, build, &sources, &whole.join("plan"), &log).await?;
-    let artifact = held.keep(&whole, &Recipe { program: "plan".into(), args: Vec::new() })?;
+    let artifact = held.keep(&whole, &Recipe::of(NAME, &site.plan))?;
     Ok(Built { artifact: in_plan(artifact), cached: false })
 }
 
@@ -152,6 +168,8 @@ fn installed(path: &OsStr) -> Result<PathBuf, BuildError> {
 struct Go<'a> {
     program: &'a Path,
     site: &'a Site,
+    /// Where the module lies, in the plan itself.
+    module: &'a Path,
     env: Vec<(&'static str, OsString)>,
 }
 
@@ -169,7 +187,7 @@ impl Go<'_> {
     ) -> Result<std::collections::BTreeMap<String, String>, BuildError> {
         let names = DECISIVE.iter().chain(&["GOCACHE", "GOMODCACHE"]).map(OsString::from);
         let args = ["env".into(), "-json".into()].into_iter().chain(names).collect();
-        let answer = self.tool(&self.site.plan, args).answer(log, QUESTION).await?;
+        let answer = self.tool(self.module, args).answer(log, QUESTION).await?;
         Ok(read_json(&answer))
     }
 
@@ -183,12 +201,13 @@ impl Go<'_> {
         let mut edits = Vec::new();
         let file = config.modfile.as_deref().unwrap_or("go.mod");
         if !config.fresh {
-            if !self.site.plan.join(file).is_file() {
-                let problem = "it is missing: write one with `go mod init`, or set fresh_gomod = true".into();
-                return Err(BuildError::Program { path: self.site.plan.join(file), problem });
+            if !self.module.join(file).is_file() {
+                let problem = "it is missing: write one with `go mod init`, or set fresh_gomod = true (where it \
+                               lies elsewhere in the plan the setting `path` says so)";
+                return Err(BuildError::Program { path: self.module.join(file), problem: problem.into() });
             }
             let args = vec!["mod".into(), "edit".into(), "-json".into(), file.into()];
-            let answer = self.tool(&self.site.plan, args).answer(log, QUESTION).await?;
+            let answer = self.tool(self.module, args).answer(log, QUESTION).await?;
             let replaced = read_json::<GoMod>(&answer).replace.unwrap_or_default();
             edits.extend(replaced.into_iter().filter_map(|r| self.moved(&r)));
         }
@@ -215,7 +234,7 @@ impl Go<'_> {
 
     /// The directory that a path of a replacement means, when it lies outside of the plan.
     fn outside(&self, path: &str) -> Option<PathBuf> {
-        let dir = is_local(path).then(|| self.site.plan.join(path))?;
+        let dir = is_local(path).then(|| self.module.join(path))?;
         let dir = fs::canonicalize(&dir).unwrap_or(dir);
         (!dir.starts_with(&self.site.plan)).then_some(dir)
     }
@@ -293,6 +312,8 @@ impl Config {
     fn read(build: &Build) -> Result<Config, BuildError> {
         let settings = Settings::new(NAME, &build.config);
         let config = Config {
+            path: settings.folder("path")?,
+            cgo: settings.choice("enable_cgo")?,
             package: settings.text("exec_pkg")?.unwrap_or(".").to_owned(),
             module: settings.text("module_path")?.map(str::to_owned),
             fresh: settings.flag("fresh_gomod")?,

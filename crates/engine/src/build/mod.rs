@@ -7,6 +7,10 @@ mod cache;
 mod generic;
 mod go;
 mod ignore;
+mod node;
+mod purge;
+mod rust;
+pub mod sdk;
 mod settings;
 mod source;
 mod tool;
@@ -22,6 +26,7 @@ use testground_model::run::{Build, Group};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+pub use self::purge::{Purged, purge};
 pub use self::source::SourceError;
 pub use self::tool::find as find_tool;
 
@@ -29,7 +34,7 @@ use crate::healthcheck::Sweeper;
 use crate::home::Home;
 
 /// The builders that exist.
-pub const BUILDERS: [&str; 2] = ["exec:generic", "exec:go"];
+pub const BUILDERS: [&str; 4] = ["exec:generic", "exec:go", "exec:rust", "exec:node"];
 
 /// A program that is ready to be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +115,7 @@ pub enum BuildError {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// A tool was started and failed.
-    #[error("`{command}` {ended}\n{}(all of its output: {})", quoted(tail), log.display())]
+    #[error("`{command}` {ended}\n{}{}(all of its output: {})", quoted(tail), line(*hint), log.display())]
     Tool {
         /// The tool and its arguments.
         command: String,
@@ -118,8 +123,18 @@ pub enum BuildError {
         ended: String,
         /// The last lines of its output.
         tail: Vec<String>,
+        /// What mends it, where that is known.
+        hint: Option<&'static str>,
         /// Where the rest of it is.
         log: PathBuf,
+    },
+    /// Somebody else builds, and doesn't end.
+    #[error("another build has held {} for more than {seconds} s; `fuser` says who", path.display())]
+    Busy {
+        /// The lock.
+        path: PathBuf,
+        /// How long it was waited for.
+        seconds: u64,
     },
     /// Something around the build failed.
     #[error("failed to {doing} {}: {source}", path.display())]
@@ -156,6 +171,8 @@ pub fn check_tools(groups: &[Group], path: &std::ffi::OsStr) -> Result<(), Faile
             (Some(_), _) => Ok(()),
             (None, "exec:go") => go::check(build, path),
             (None, "exec:generic") => generic::check(build, path),
+            (None, "exec:rust") => rust::check(build, path),
+            (None, "exec:node") => node::check(build, path),
             (None, other) => Err(unknown(other)),
         };
         checked.map_err(|e| failed(build, wanted_by, e))?;
@@ -223,13 +240,13 @@ pub async fn build(build: &Build, site: &Site) -> Result<Built, BuildError> {
     if let Some(artifact) = &build.artifact {
         let program = site.plan.join(artifact);
         generic::must_be_executable(&program)?;
-        return Ok(Built {
-            artifact: Artifact { program, args: Vec::new(), dir: site.plan.clone() },
-            cached: true,
-        });
+        let args = generic::args(build)?;
+        return Ok(Built { artifact: Artifact { program, args, dir: site.plan.clone() }, cached: true });
     }
     match build.builder.as_str() {
-        "exec:go" => go::build(build, site).await,
+        "exec:go" => go::build(build, site).await.map_err(|e| e.hinted(&go::HINTS)),
+        "exec:rust" => rust::build(build, site).await.map_err(|e| e.hinted(&rust::HINTS)),
+        "exec:node" => node::build(build, site).await.map_err(|e| e.hinted(&node::HINTS)),
         "exec:generic" => generic::build(build, site).await,
         other => Err(unknown(other)),
     }
@@ -245,6 +262,30 @@ pub fn sweeper(home: &Path) -> Sweeper {
         }),
         remove: Box::new(|dir| std::fs::remove_dir_all(dir).map_err(|e| e.to_string())),
     }
+}
+
+// === impl BuildError ===
+
+impl BuildError {
+    /// Says what mends a failed tool, by words of its output: of its last lines, else of all that was kept, because npm
+    /// ends with a screenful about its flags.
+    fn hinted(mut self, hints: &[(&str, &'static str)]) -> BuildError {
+        if let BuildError::Tool { tail, hint, log, .. } = &mut self {
+            let whole = std::fs::read(log).unwrap_or_default();
+            let of = |text: &str| hints.iter().find(|(words, _)| text.contains(words)).map(|(_, hint)| *hint);
+            *hint = of(&tail.join("\n")).or_else(|| of(&String::from_utf8_lossy(&whole)));
+        }
+        self
+    }
+}
+
+/// What tells one version of a tool from another without asking it: an answer takes longer than all else of a build that
+/// is in the cache.
+fn identity(tool: &Path) -> String {
+    let real = std::fs::canonicalize(tool).unwrap_or_else(|_| tool.to_owned());
+    let meta = std::fs::metadata(&real).ok();
+    let changed = meta.as_ref().and_then(|m| m.modified().ok());
+    format!("{real:?} {:?} {changed:?}", meta.map(|m| m.len()))
 }
 
 /// The distinct builds of the groups without a Pod manifest, each with the groups that want it.
@@ -280,6 +321,11 @@ fn near(nearest: Option<&str>) -> String {
 
 fn quoted(lines: &[String]) -> String {
     lines.iter().map(|line| format!("  | {line}\n")).collect()
+}
+
+/// The hint of a failure on a line of its own.
+fn line(hint: Option<&str>) -> String {
+    hint.map(|hint| format!("({hint})\n")).unwrap_or_default()
 }
 
 fn io_error(doing: &'static str, path: &Path, source: io::Error) -> BuildError {

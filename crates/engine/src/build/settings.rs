@@ -1,6 +1,7 @@
 //! A builder's settings, read from the table of a composition; a value of a wrong kind is named.
 
 use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
 
 use testground_model::run::toml_value::Value;
 
@@ -30,13 +31,31 @@ impl<'a> Settings<'a> {
 
     /// `true` or `false`, `false` where it is missing.
     pub(super) fn flag(&self, key: &str) -> Result<bool, BuildError> {
+        Ok(self.choice(key)?.unwrap_or(false))
+    }
+
+    /// `true` or `false`, `None` where it is missing.
+    pub(super) fn choice(&self, key: &str) -> Result<Option<bool>, BuildError> {
         match self.table.get(key) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
             Some(other) => {
                 Err(self.wrong(key, &format!("true or false is expected, {} is given", kind(other))))
             }
         }
+    }
+
+    /// A directory of the plan, relative to it; the plan's own where it is missing.
+    pub(super) fn folder(&self, key: &str) -> Result<PathBuf, BuildError> {
+        let text = self.text(key)?.unwrap_or_default();
+        let plain = |part: &Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+        if !Path::new(text).components().all(|part| plain(&part)) {
+            return Err(
+                self.wrong(key, &format!("a directory of the plan is expected, {text:?} lies outside"))
+            );
+        }
+        // Without `.`: two ways to write a directory are one build.
+        Ok(Path::new(text).components().filter(|part| matches!(part, Component::Normal(_))).collect())
     }
 
     /// A list of texts; one text alone stands for itself. `None` where it is missing or empty.

@@ -3,8 +3,9 @@
 //! The hash covers names, contents, the executable bit and symbolic links, and no times: two checkouts of the same
 //! commit are the same sources. Sockets, FIFOs and devices are no sources and are passed over without being opened.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -19,6 +20,20 @@ const MOST_ENTRIES: usize = 500_000;
 const DEEPEST: usize = 64;
 /// Never part of the sources, at the top of the plan or below.
 const NEVER: [&str; 1] = [".git"];
+/// How a file begins that marks its directory as made by a tool, to be made again (https://bford.info/cachedir/).
+const CACHE_TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
+
+/// Which files of a directory are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Take {
+    /// All of them.
+    All,
+    /// These files, and these directories with all that is in them.
+    Only(Vec<String>),
+    /// All but what compilers and package managers put there themselves: `node_modules`, and directories with a cache
+    /// tag, such as cargo's `target`.
+    Sources,
+}
 
 /// Why sources can't be taken.
 #[derive(Debug, thiserror::Error)]
@@ -82,22 +97,27 @@ enum Kind {
 // === impl Tree ===
 
 impl Tree {
-    /// Lists a directory. With `only`, just these files and directories below it.
-    pub(super) fn list(root: &Path, only: Option<&[String]>) -> Result<Tree, SourceError> {
+    /// Lists a directory.
+    pub(super) fn list(root: &Path, take: &Take) -> Result<Tree, SourceError> {
         let root = fs::canonicalize(root).map_err(|e| failed(root, e))?;
         let ignored = Ignored::of(&root).map_err(|e| failed(&root.join(IGNORE_FILE), e))?;
-        let mut entries = Vec::new();
-        match only {
-            None => walk(&root, Path::new(""), &ignored, &mut entries, &mut vec![root.clone()])?,
-            Some(names) => {
-                for name in names {
-                    visit(&root, Path::new(name), &ignored, &mut entries, &mut vec![root.clone()])?;
-                }
-            }
+        let above = vec![root.clone()];
+        let sources_only = *take == Take::Sources;
+        let mut walk = Walk { root, sources_only, ignored, entries: Vec::new(), above };
+        match take {
+            Take::All | Take::Sources => walk.enter(Path::new(""))?,
+            Take::Only(names) => names.iter().try_for_each(|name| walk.visit(Path::new(name)))?,
         }
+        let Walk { root, mut entries, .. } = walk;
         entries.sort();
         entries.dedup();
         Ok(Tree { root, entries })
+    }
+
+    /// The files, where they lie.
+    pub(super) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let files = self.entries.iter().filter(|e| matches!(e.kind, Kind::File { .. }));
+        files.map(|e| self.root.join(&e.name))
     }
 
     /// Feeds names and contents to a hash.
@@ -110,7 +130,8 @@ impl Tree {
         Ok(())
     }
 
-    /// Copies the files into an existing directory and feeds the hash with exactly the bytes that were copied.
+    /// Copies the files into an existing directory and feeds the hash with exactly the bytes that were copied. A file that
+    /// is there already with these bytes is left alone, its time of change too: compilers go by that.
     pub(super) fn copy(&self, to: &Path, hash: &mut Sha256) -> Result<(), SourceError> {
         let mut buffer = vec![0; 64 << 10];
         for entry in &self.entries {
@@ -128,8 +149,9 @@ impl Tree {
                     self.feed(entry, hash, &mut buffer, &mut io::sink())?;
                 }
                 Kind::File { executable } => {
-                    let mut copy = File::create(&place).map_err(|e| failed(&place, e))?;
+                    let mut copy = Replacing::open(&place).map_err(|e| failed(&place, e))?;
                     self.feed(entry, hash, &mut buffer, &mut copy)?;
+                    copy.end().map_err(|e| failed(&place, e))?;
                     let mode = if *executable { 0o755 } else { 0o644 };
                     fs::set_permissions(&place, fs::Permissions::from_mode(mode))
                         .map_err(|e| failed(&place, e))?;
@@ -184,73 +206,150 @@ impl Tree {
     }
 }
 
-/// `above` holds the real directories on the way down, so that a link back up is seen.
-fn walk(
-    root: &Path,
-    dir: &Path,
-    ignored: &Ignored,
-    entries: &mut Vec<Entry>,
-    above: &mut Vec<PathBuf>,
-) -> Result<(), SourceError> {
-    let path = root.join(dir);
-    if above.len() > DEEPEST {
-        return Err(SourceError::TooMuch {
-            path,
-            problem: format!("more than {DEEPEST} directories above it"),
-        });
-    }
-    for found in fs::read_dir(&path).map_err(|e| failed(&path, e))? {
-        let found = found.map_err(|e| failed(&path, e))?;
-        if NEVER.iter().any(|never| found.file_name() == *never) {
-            continue;
+/// Removes what lies in a copy and is in no `tree` any more; `spared` stays where it is (relative to the copy).
+pub(super) fn remove_others(copy: &Path, tree: &Tree, spared: &Path) -> Result<(), SourceError> {
+    let wanted: HashMap<&Path, &Kind> = tree.entries.iter().map(|e| (e.name.as_path(), &e.kind)).collect();
+    let mut open = vec![PathBuf::new()];
+    while let Some(dir) = open.pop() {
+        let path = copy.join(&dir);
+        for found in fs::read_dir(&path).map_err(|e| failed(&path, e))? {
+            let found = found.map_err(|e| failed(&path, e))?;
+            let (name, place) = (dir.join(found.file_name()), found.path());
+            let kind = found.file_type().map_err(|e| failed(&place, e))?;
+            match wanted.get(name.as_path()) {
+                Some(Kind::Dir) if kind.is_dir() => open.push(name),
+                Some(Kind::File { .. }) if kind.is_file() => {}
+                _ if name == spared => {}
+                _ if kind.is_dir() => fs::remove_dir_all(&place).map_err(|e| failed(&place, e))?,
+                _ => fs::remove_file(&place).map_err(|e| failed(&place, e))?,
+            }
         }
-        let name = dir.join(found.file_name());
-        // What a link leads to decides, as it does below; one that leads nowhere is no directory.
-        if ignored.excludes(&name, found.path().is_dir()) {
-            continue;
-        }
-        visit(root, &name, ignored, entries, above)?;
     }
     Ok(())
 }
 
-fn visit(
-    root: &Path,
-    name: &Path,
-    ignored: &Ignored,
-    entries: &mut Vec<Entry>,
-    above: &mut Vec<PathBuf>,
-) -> Result<(), SourceError> {
-    if entries.len() >= MOST_ENTRIES {
-        let problem = format!("more than {MOST_ENTRIES} files");
-        return Err(SourceError::TooMuch { path: root.to_owned(), problem });
+/// A file that gets new contents, and is written to from the first byte on that differs.
+struct Replacing {
+    file: File,
+    /// How far it is the same.
+    same: Option<u64>,
+    buffer: Vec<u8>,
+}
+
+// === impl Replacing ===
+
+impl Replacing {
+    fn open(path: &Path) -> io::Result<Replacing> {
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        Ok(Replacing { file, same: Some(0), buffer: Vec::new() })
     }
-    let path = root.join(name);
-    let meta = fs::symlink_metadata(&path).map_err(|e| failed(&path, e))?;
-    if meta.is_symlink() {
-        let target = fs::read_link(&path).map_err(|e| failed(&path, e))?;
-        // A link that leads nowhere is copied as it is: it may be meant for the place where the program runs.
-        if stays_inside(name, &target) || matches!(fs::metadata(&path), Err(e) if leads_nowhere(&e)) {
-            entries.push(Entry { name: name.to_owned(), kind: Kind::Link { target } });
-            return Ok(());
+
+    /// Cuts off what the new contents don't have.
+    fn end(self) -> io::Result<()> {
+        match self.same {
+            Some(length) if self.file.metadata()?.len() != length => self.file.set_len(length),
+            _ => Ok(()),
         }
     }
-    // What a link leads to outside of the tree is taken as if it lay here.
-    let meta = fs::metadata(&path).map_err(|e| failed(&path, e))?;
-    if meta.is_dir() {
-        let real = fs::canonicalize(&path).map_err(|e| failed(&path, e))?;
-        if above.contains(&real) {
-            return Err(SourceError::Loop { path });
+}
+
+impl Write for Replacing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(at) = self.same {
+            self.buffer.clear();
+            (&mut self.file).take(bytes.len() as u64).read_to_end(&mut self.buffer)?;
+            if self.buffer == bytes {
+                self.same = Some(at + bytes.len() as u64);
+                return Ok(bytes.len());
+            }
+            self.same = None;
+            self.file.set_len(at)?;
+            self.file.seek(SeekFrom::Start(at))?;
         }
-        entries.push(Entry { name: name.to_owned(), kind: Kind::Dir });
-        above.push(real);
-        walk(root, name, ignored, entries, above)?;
-        above.pop();
-    } else if meta.is_file() {
-        let kind = Kind::File { executable: meta.mode() & 0o111 != 0 };
-        entries.push(Entry { name: name.to_owned(), kind });
+        self.file.write(bytes)
     }
-    Ok(())
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A walk through a directory.
+struct Walk {
+    root: PathBuf,
+    sources_only: bool,
+    ignored: Ignored,
+    entries: Vec<Entry>,
+    /// The real directories on the way down, so that a link back up is seen.
+    above: Vec<PathBuf>,
+}
+
+// === impl Walk ===
+
+impl Walk {
+    fn enter(&mut self, dir: &Path) -> Result<(), SourceError> {
+        let path = self.root.join(dir);
+        if self.above.len() > DEEPEST {
+            let problem = format!("more than {DEEPEST} directories above it");
+            return Err(SourceError::TooMuch { path, problem });
+        }
+        for found in fs::read_dir(&path).map_err(|e| failed(&path, e))? {
+            let found = found.map_err(|e| failed(&path, e))?;
+            let name = dir.join(found.file_name());
+            // Of a link, what it leads to decides, as it does below; one that leads nowhere is no directory.
+            let passed_over = NEVER.iter().any(|never| found.file_name() == *never)
+                || self.ignored.excludes(&name, found.path().is_dir())
+                || (self.sources_only && is_made_by_a_tool(&found.path()));
+            if !passed_over {
+                self.visit(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit(&mut self, name: &Path) -> Result<(), SourceError> {
+        if self.entries.len() >= MOST_ENTRIES {
+            let problem = format!("more than {MOST_ENTRIES} files");
+            return Err(SourceError::TooMuch { path: self.root.clone(), problem });
+        }
+        let path = self.root.join(name);
+        let meta = fs::symlink_metadata(&path).map_err(|e| failed(&path, e))?;
+        if meta.is_symlink() {
+            let target = fs::read_link(&path).map_err(|e| failed(&path, e))?;
+            // A link that leads nowhere is copied as it is: it may be meant for the place where the program runs.
+            if stays_inside(name, &target) || matches!(fs::metadata(&path), Err(e) if leads_nowhere(&e)) {
+                self.entries.push(Entry { name: name.to_owned(), kind: Kind::Link { target } });
+                return Ok(());
+            }
+        }
+        // What a link leads to outside of the tree is taken as if it lay here.
+        let meta = fs::metadata(&path).map_err(|e| failed(&path, e))?;
+        if meta.is_dir() {
+            let real = fs::canonicalize(&path).map_err(|e| failed(&path, e))?;
+            if self.above.contains(&real) {
+                return Err(SourceError::Loop { path });
+            }
+            self.entries.push(Entry { name: name.to_owned(), kind: Kind::Dir });
+            self.above.push(real);
+            self.enter(name)?;
+            self.above.pop();
+        } else if meta.is_file() {
+            let kind = Kind::File { executable: meta.mode() & 0o111 != 0 };
+            self.entries.push(Entry { name: name.to_owned(), kind });
+        }
+        Ok(())
+    }
+}
+
+fn is_made_by_a_tool(path: &Path) -> bool {
+    if path.file_name().is_some_and(|name| name == "node_modules") {
+        return path.is_dir();
+    }
+    let mut start = [0; CACHE_TAG.len()];
+    // Asked before it is opened: opening a FIFO would wait for its writer.
+    let tag = Some(path.join("CACHEDIR.TAG")).filter(|tag| tag.is_file());
+    let read = tag.and_then(|tag| File::open(tag).ok()).map(|mut file| file.read_exact(&mut start));
+    matches!(read, Some(Ok(()))) && start == CACHE_TAG
 }
 
 fn leads_nowhere(error: &io::Error) -> bool {
@@ -285,7 +384,7 @@ mod tests {
 
     fn digest(root: &Path) -> Vec<u8> {
         let mut hash = Sha256::new();
-        Tree::list(root, None).unwrap().hash(&mut hash).unwrap();
+        Tree::list(root, &Take::All).unwrap().hash(&mut hash).unwrap();
         hash.finalize().to_vec()
     }
 
@@ -336,7 +435,7 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, plan.join("fifo"), rustix::fs::Mode::from_raw_mode(0o600))
             .unwrap();
 
-        let tree = Tree::list(&plan, None).unwrap();
+        let tree = Tree::list(&plan, &Take::All).unwrap();
         let (mut plain, mut copied) = (Sha256::new(), Sha256::new());
         tree.hash(&mut plain).unwrap();
         tree.copy(&copy, &mut copied).unwrap();
@@ -353,11 +452,11 @@ mod tests {
         let t = tempfile::tempdir().unwrap();
         fs::create_dir_all(t.path().join("a/b")).unwrap();
         std::os::unix::fs::symlink(t.path().join("a"), t.path().join("a/b/up")).unwrap();
-        assert!(matches!(Tree::list(t.path(), None), Err(SourceError::Loop { .. })));
+        assert!(matches!(Tree::list(t.path(), &Take::All), Err(SourceError::Loop { .. })));
         // The same within the tree stays a link and is never followed.
         fs::remove_file(t.path().join("a/b/up")).unwrap();
         std::os::unix::fs::symlink("../../a", t.path().join("a/b/up")).unwrap();
-        assert!(Tree::list(t.path(), None).is_ok());
+        assert!(Tree::list(t.path(), &Take::All).is_ok());
     }
 
     #[test]
@@ -374,12 +473,12 @@ mod tests {
         fs::write(plan.join("out/deep/x"), "").unwrap();
         fs::write(plan.join("y.log"), "").unwrap();
         assert_eq!(digest(&plan), before);
-        Tree::list(&plan, None).unwrap().copy(&copy, &mut Sha256::new()).unwrap();
+        Tree::list(&plan, &Take::All).unwrap().copy(&copy, &mut Sha256::new()).unwrap();
         let mut names: Vec<_> = fs::read_dir(&copy).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, [".testgroundignore", "main"]);
         fs::write(plan.join(".testgroundignore"), "[z-a]\n").unwrap();
-        let wrong = Tree::list(&plan, None).unwrap_err().to_string();
+        let wrong = Tree::list(&plan, &Take::All).unwrap_err().to_string();
         assert!(wrong.contains(".testgroundignore: line 1"), "{wrong}");
     }
 
@@ -389,10 +488,61 @@ mod tests {
         fs::create_dir_all(t.path().join("src")).unwrap();
         fs::write(t.path().join("src/x"), "").unwrap();
         fs::write(t.path().join("big"), "").unwrap();
-        let tree = Tree::list(t.path(), Some(&["src".to_owned()])).unwrap();
+        let tree = Tree::list(t.path(), &Take::Only(vec!["src".to_owned()])).unwrap();
         let names: Vec<&Path> = tree.entries.iter().map(|e| e.name.as_path()).collect();
         assert_eq!(names, [Path::new("src"), Path::new("src/x")]);
-        let missing = Tree::list(t.path(), Some(&["nothing".to_owned()])).unwrap_err().to_string();
+        let missing = Tree::list(t.path(), &Take::Only(vec!["nothing".to_owned()])).unwrap_err().to_string();
         assert!(missing.contains("nothing"), "{missing}");
+    }
+
+    #[test]
+    fn a_copy_is_brought_up_to_date_and_what_is_equal_keeps_its_time() {
+        let t = tempfile::tempdir().unwrap();
+        let (plan, copy) = (t.path().join("plan"), t.path().join("copy"));
+        for dir in [&plan.join("target"), &plan.join("js/node_modules/x"), &plan.join("src/target"), &copy] {
+            fs::create_dir_all(dir).unwrap();
+        }
+        let tag = String::from_utf8(CACHE_TAG.to_vec()).unwrap() + "\n# why\n";
+        let files = [
+            ("a", "one two three"),
+            ("b", "kept"),
+            ("c", "longer than its successor"),
+            ("d", "a file"),
+            ("target/CACHEDIR.TAG", tag.as_str()),
+            ("target/big", "made"),
+            ("src/target/mod.rs", "// a module"),
+            ("js/node_modules/x/y", "made"),
+        ];
+        for (name, text) in files {
+            fs::write(plan.join(name), text).unwrap();
+        }
+        let bring = || {
+            let tree = Tree::list(&plan, &Take::Sources).unwrap();
+            remove_others(&copy, &tree, Path::new("made.lock")).unwrap();
+            let (mut plain, mut copied) = (Sha256::new(), Sha256::new());
+            tree.hash(&mut plain).unwrap();
+            tree.copy(&copy, &mut copied).unwrap();
+            assert_eq!(plain.finalize(), copied.finalize());
+        };
+        bring();
+        assert!(copy.join("src/target/mod.rs").is_file());
+        assert!(!copy.join("target").exists() && !copy.join("js/node_modules").exists());
+
+        fs::write(copy.join("made.lock"), "").unwrap();
+        fs::write(copy.join("stray"), "").unwrap();
+        let changed = |name: &str| fs::metadata(copy.join(name)).unwrap().modified().unwrap();
+        for name in ["a", "b", "c"] {
+            fs::File::open(copy.join(name)).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+        fs::write(plan.join("a"), "one 2").unwrap();
+        fs::write(plan.join("c"), "longer").unwrap();
+        fs::remove_file(plan.join("d")).unwrap();
+        fs::create_dir(plan.join("d")).unwrap();
+        bring();
+        let read = |name: &str| fs::read_to_string(copy.join(name)).unwrap();
+        assert_eq!((read("a"), read("b"), read("c")), ("one 2".into(), "kept".into(), "longer".into()));
+        assert_eq!(changed("b"), std::time::UNIX_EPOCH);
+        assert!(changed("a") > std::time::UNIX_EPOCH && changed("c") > std::time::UNIX_EPOCH);
+        assert!(copy.join("d").is_dir() && copy.join("made.lock").exists() && !copy.join("stray").exists());
     }
 }

@@ -173,6 +173,14 @@ async fn mistakes_are_named_before_anything_is_started() {
     assert!(kind.contains("true or false is expected, text is given"), "{kind}");
     let name = check(&wanted("exec:g0", &[]), "");
     assert!(name.contains("did you mean exec:go?"), "{name}");
+    let no_cargo = check(&wanted("exec:rust", &[]), "/nowhere");
+    assert!(no_cargo.contains("needs `cargo`") && no_cargo.contains("rustup.rs"), "{no_cargo}");
+    let no_node = check(&wanted("exec:node", &[]), "/nowhere");
+    assert!(no_node.contains("needs `node`") && no_node.contains("nodejs.org"), "{no_node}");
+    let outside = check(&wanted("exec:node", &[("path", text("../x"))]), "/nowhere");
+    assert!(outside.contains("lies outside"), "{outside}");
+    let profile = check(&wanted("exec:rust", &[("profile", text("--x"))]), "/nowhere");
+    assert!(profile.contains("name of a profile"), "{profile}");
     let bare = check(&wanted("exec:generic", &[]), "");
     assert!(bare.contains("\"program\""), "{bare}");
     let out = [("program", text("x")), ("build", text("true")), ("sources", text("../x"))];
@@ -187,29 +195,32 @@ async fn mistakes_are_named_before_anything_is_started() {
     assert!(gone.contains("./gone") && gone.contains("No such file"), "{gone}");
 }
 
-/// Go is needed by half of the example plans; without it these tests have nothing to stand on.
-fn go_or_skip(test: &str) -> bool {
-    if tool::find("go", &std::env::var_os("PATH").unwrap_or_default()).is_some() {
+/// The tools of the languages; without them these tests have nothing to stand on.
+fn tool_or_skip(tool: &str, test: &str) -> bool {
+    if tool::find(tool, &std::env::var_os("PATH").unwrap_or_default()).is_some() {
         return true;
     }
     let required = std::env::var_os("TESTGROUND_TEST_REQUIRE").is_some_and(|v| v == "all");
-    assert!(!required, "{test} needs Go, and TESTGROUND_TEST_REQUIRE=all");
-    eprintln!("SKIPPED {test}: Go is not installed");
+    assert!(!required, "{test} needs {tool}, and TESTGROUND_TEST_REQUIRE=all");
+    eprintln!("SKIPPED {test}: {tool} is not installed");
     false
+}
+
+/// Writes a file below a directory.
+fn write(root: &Path, name: &str, body: &str) {
+    let path = root.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, body).unwrap();
 }
 
 #[tokio::test]
 async fn go_builds_with_tags_replacements_and_a_fresh_gomod_offline() {
-    if !go_or_skip("go_builds_with_tags_replacements_and_a_fresh_gomod_offline") {
+    if !tool_or_skip("go", "go_builds_with_tags_replacements_and_a_fresh_gomod_offline") {
         return;
     }
     let t = tempfile::tempdir().unwrap();
     let site = site(t.path());
-    let write = |name: &str, body: &str| {
-        let path = t.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, body).unwrap();
-    };
+    let write = |name: &str, body: &str| write(t.path(), name, body);
     write(
         "plan/go.mod",
         "module example.test/p\n\ngo 1.21\n\nrequire example.test/lib v0.0.0\n\nreplace example.test/lib => ../lib\n",
@@ -261,7 +272,7 @@ async fn go_builds_with_tags_replacements_and_a_fresh_gomod_offline() {
 
 #[tokio::test]
 async fn go_builds_for_a_user_without_a_home() {
-    if !go_or_skip("go_builds_for_a_user_without_a_home") {
+    if !tool_or_skip("go", "go_builds_for_a_user_without_a_home") {
         return;
     }
     let t = tempfile::tempdir().unwrap();
@@ -280,4 +291,114 @@ async fn go_builds_for_a_user_without_a_home() {
     fs::write(site.plan.join("main.go"), "package main\n\nfunc main() {}\n").unwrap();
     let built = build(&wanted("exec:go", &[]), &site).await.unwrap();
     assert!(built.artifact.program.is_file() && site.home.work().join("go/cache").is_dir());
+}
+
+#[tokio::test]
+async fn rust_builds_with_features_and_the_plan_s_own_lock_file() {
+    let test = "rust_builds_with_features_and_the_plan_s_own_lock_file";
+    if !tool_or_skip("cargo", test) {
+        return;
+    }
+    let t = tempfile::tempdir().unwrap();
+    let site = site(t.path());
+    let write = |name: &str, body: &str| write(&site.plan, name, body);
+    let toml = "[package]\nname = \"p\"\nversion = \"0.1.0\"\nedition = \"2021\"\n[features]\nloud = []\n[workspace]\n";
+    let lock = "version = 4\n\n[[package]]\nname = \"p\"\nversion = \"0.1.0\"\n";
+    let main = "fn main() { print!(\"{}{}\", WORD, if cfg!(feature = \"loud\") { \"!\" } else { \"\" }) }\n";
+    write("rs/Cargo.toml", toml);
+    write("rs/Cargo.lock", lock);
+    write("rs/src/main.rs", &format!("const WORD: &str = \"one\";\n{main}"));
+    write("rs/target/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n");
+    let before = snapshot(&site.plan);
+    let plain = wanted("exec:rust", &[("path", text("./rs")), ("profile", text("dev"))]);
+    let first = build(&plain, &site).await.unwrap();
+    assert_eq!(output_of(&first.artifact), "one");
+    write("rs/target/debris", "made by a tool");
+    assert!(build(&plain, &site).await.unwrap().cached);
+    fs::remove_file(site.plan.join("rs/target/debris")).unwrap();
+    assert_eq!(snapshot(&site.plan), before);
+
+    let loud = Build { selectors: vec!["loud".into()], ..plain.clone() };
+    assert_eq!(output_of(&build(&loud, &site).await.unwrap().artifact), "one!");
+    write("rs/src/main.rs", &format!("const WORD: &str = \"two\";\n{main}"));
+    assert_eq!(output_of(&build(&plain, &site).await.unwrap().artifact), "two");
+    assert_eq!(output_of(&first.artifact), "one", "an earlier artifact stays whole");
+
+    let failing = async |why: &str| match build(&plain, &site).await {
+        Ok(_) => panic!("it is built although {why}"),
+        Err(e) => e.to_string(),
+    };
+    write("rs/Cargo.lock", &lock.replace("0.1.0", "0.2.0"));
+    let stale = failing("the lock file is another's").await;
+    assert!(stale.contains("Cargo.lock doesn't fit Cargo.toml"), "{stale}");
+    write("rs/Cargo.lock", lock);
+    write("rs/src/bin/second.rs", "fn main() {}\n");
+    let two = failing("there are two programs").await;
+    assert!(two.contains("\"bin\"") && two.contains("second") && two.contains("choose one"), "{two}");
+    write("rs/src/main.rs", "fn main() { what }\n");
+    fs::remove_file(site.plan.join("rs/src/bin/second.rs")).unwrap();
+    let broken = failing("it makes no sense").await;
+    assert!(broken.contains("| error[E0425]: cannot find value `what`"), "{broken}");
+    assert!(!broken.contains("{\"reason\""), "what cargo tells programs is not for people: {broken}");
+    // A registry that nobody answers for.
+    let config = "[source.crates-io]\nreplace-with = \"none\"\n[source.none]\nregistry = \"sparse+http://127.0.0.1:9/\"\n[net]\nretry = 0\n";
+    write("rs/.cargo/config.toml", config);
+    write("rs/Cargo.toml", &format!("{toml}[dependencies]\nno-such-crate = \"1\"\n"));
+    fs::remove_file(site.plan.join("rs/Cargo.lock")).unwrap();
+    let cut_off = failing("the registry is not there").await;
+    assert!(cut_off.contains("crates can't be fetched"), "{cut_off}");
+
+    let purged = purge(&site.home, "exec:rust", &site.plan).await.unwrap();
+    assert!(purged.artifacts == 3 && purged.bytes > 0, "{purged:?}");
+    assert!(!first.artifact.program.exists());
+}
+
+#[tokio::test]
+async fn node_packages_are_installed_in_a_copy_and_start_by_themselves() {
+    let test = "node_packages_are_installed_in_a_copy_and_start_by_themselves";
+    if !tool_or_skip("node", test) || !tool_or_skip("npm", test) {
+        return;
+    }
+    let t = tempfile::tempdir().unwrap();
+    let site = site(t.path());
+    let write = |name: &str, body: &str| write(&site.plan, name, body);
+    let package = "{\"name\": \"p\", \"version\": \"1.0.0\", \"scripts\": {\"start\": \"node main.js a=b\", \"odd\": \"X=1 && node main.js $X\"}, \"dependencies\": {\"lib\": \"file:lib\"}}";
+    write("js/package.json", package);
+    write("js/lib/package.json", "{\"name\": \"lib\", \"version\": \"1.0.0\"}");
+    write("js/lib/index.js", "module.exports = 'the lib'\n");
+    write(
+        "js/main.js",
+        "process.stdout.write(require('lib') + ' ' + process.argv.slice(2).join() + ' ' + process.cwd())\n",
+    );
+    let before = snapshot(&site.plan);
+    let plain = wanted("exec:node", &[("path", text("js"))]);
+    let first = build(&plain, &site).await.unwrap();
+    let here = std::env::current_dir().unwrap().display().to_string();
+    assert_eq!(output_of(&first.artifact), format!("the lib a=b {here}"), "it starts where it is started");
+    assert!(build(&plain, &site).await.unwrap().cached);
+    assert_eq!(snapshot(&site.plan), before, "the plan has no node_modules");
+    let odd =
+        build(&wanted("exec:node", &[("path", text("js")), ("script", text("odd"))]), &site).await.unwrap();
+    let said = output_of(&odd.artifact);
+    assert!(said.starts_with("the lib 1 ") && said.ends_with("/src/js"), "as npm would: {said}");
+
+    let failing = async |why: &str| match build(&plain, &site).await {
+        Ok(_) => panic!("it is built although {why}"),
+        Err(e) => e.to_string(),
+    };
+    write(
+        "js/package-lock.json",
+        "{\"name\": \"p\", \"version\": \"1.0.0\", \"lockfileVersion\": 3, \"packages\": {\"\": {\"name\": \"p\", \"version\": \"1.0.0\"}}}",
+    );
+    let stale = failing("the lock file is another's").await;
+    assert!(stale.contains("npm ci") && stale.contains("lock file doesn't fit"), "{stale}");
+    fs::remove_file(site.plan.join("js/package-lock.json")).unwrap();
+    // A registry that nobody answers for.
+    write("js/.npmrc", "registry=http://127.0.0.1:9/\nfetch-retries=0\n");
+    write("js/package.json", &package.replace("file:lib", "1.0.0"));
+    let cut_off = failing("the registry is not there").await;
+    assert!(cut_off.contains("the registry can't be reached"), "{cut_off}");
+    write("js/package.json", "{\"main\": \"gone.js\"}");
+    let gone = failing("there is nothing to start").await;
+    assert!(gone.contains("gone.js") && gone.contains("it is missing"), "{gone}");
 }

@@ -10,7 +10,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::fs::Access;
-use rustix::process::{Pid, Signal, kill_process_group};
+use testground_linux::process::LeashedGroup;
 use testground_model::outcome::signal_name;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -38,9 +38,6 @@ pub(super) struct Tool<'a> {
     pub(super) env: Vec<(&'a str, OsString)>,
 }
 
-/// The process group of a tool: ends when it is dropped, with everything the tool started in it.
-struct Group(Pid);
-
 // === impl Tool ===
 
 impl Tool<'_> {
@@ -49,15 +46,31 @@ impl Tool<'_> {
     /// # Errors
     /// When it can't be started, doesn't exit with 0, or takes longer than `timeout`.
     pub(super) async fn run(&self, log: &Path, timeout: Duration) -> Result<(), BuildError> {
+        self.run_and_pick(log, timeout, None).await.map(drop)
+    }
+
+    /// The same for a tool that speaks to programs on lines of their own among those for people: lines that begin with
+    /// `mark` are given back, and kept out of the log.
+    ///
+    /// # Errors
+    /// As [`Tool::run`].
+    pub(super) async fn run_and_pick(
+        &self,
+        log: &Path,
+        timeout: Duration,
+        mark: Option<&str>,
+    ) -> Result<Vec<String>, BuildError> {
         let mut record = Record::open(log).map_err(|e| io_error("open", log, e))?;
         record.line(&format!("$ {}   (in {})", self.words(), self.dir.display()));
-        let (status, _) = self.finish(timeout, |bytes| record.take(bytes)).await?;
+        let mut sieve = Sieve::new(mark);
+        let (status, _) = self.finish(timeout, |bytes| sieve.take(bytes, &mut record)).await?;
+        let picked = sieve.end(&mut record);
         let ended = match status {
-            Some(status) if status.success() => return Ok(()),
+            Some(status) if status.success() => return Ok(picked),
             Some(status) => ended_words(status),
             None => format!("took longer than {} s and was ended", timeout.as_secs()),
         };
-        Err(BuildError::Tool { command: self.words(), ended, tail: record.tail(), log: log.to_owned() })
+        Err(self.failed(ended, record, log))
     }
 
     /// Runs it to its end and gives back its standard output, for tools that answer a question.
@@ -74,7 +87,12 @@ impl Tool<'_> {
         let mut kept = Record::open(log).map_err(|e| io_error("open", log, e))?;
         kept.line(&format!("$ {}   (in {})", self.words(), self.dir.display()));
         kept.take(&record);
-        Err(BuildError::Tool { command: self.words(), ended, tail: kept.tail(), log: log.to_owned() })
+        Err(self.failed(ended, kept, log))
+    }
+
+    fn failed(&self, ended: String, record: Record, log: &Path) -> BuildError {
+        let (command, tail, log) = (self.words(), record.tail(), log.to_owned());
+        BuildError::Tool { command, ended, tail, hint: None, log }
     }
 
     /// The status, `None` when the time was over; and the bytes of stdout. All output goes to `output` as well, in
@@ -85,6 +103,8 @@ impl Tool<'_> {
         mut output: impl FnMut(&[u8]),
     ) -> Result<(Option<ExitStatus>, Vec<u8>), BuildError> {
         let starting = |e: io::Error| io_error("start", self.program, e);
+        // Ends when it is dropped, and when this process does, with everything the tool started in it.
+        let group = LeashedGroup::new().map_err(|e| starting(io::Error::other(e)))?;
         let (reader, writer) = os_pipe().map_err(starting)?;
         let mut reader = pipe::Receiver::from_owned_fd(reader).map_err(starting)?;
         let mut command = tokio::process::Command::new(self.program);
@@ -95,12 +115,11 @@ impl Tool<'_> {
             .stdin(Stdio::null())
             .stdout(Stdio::from(writer.try_clone().map_err(starting)?))
             .stderr(Stdio::from(writer))
-            .process_group(0)
+            .process_group(group.id().as_raw_nonzero().get())
             .kill_on_drop(true);
         let mut child = command.spawn().map_err(starting)?;
         // The command holds our copies of the writing end: without them the pipe ends with the tool.
         drop(command);
-        let group = child.id().and_then(|id| Pid::from_raw(id as i32)).map(Group);
         let deadline = Instant::now() + timeout;
         let mut kept = Vec::new();
         let mut buffer = vec![0; 16 << 10];
@@ -138,13 +157,6 @@ impl Tool<'_> {
     }
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        // The group may be empty already.
-        let _ = kill_process_group(self.0, Signal::KILL);
-    }
-}
-
 /// Looks a tool up in a list of directories in the form of `PATH`.
 pub fn find(tool: &str, path: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(path)
@@ -173,6 +185,55 @@ fn ended_words(status: ExitStatus) -> String {
         (Some(code), _) => format!("exited with code {code}"),
         (None, Some(signal)) => format!("was ended by {}", signal_name(signal)),
         (None, None) => format!("ended with {status}"),
+    }
+}
+
+/// Parts the lines for programs from those for people.
+struct Sieve<'a> {
+    mark: Option<&'a str>,
+    open_line: Vec<u8>,
+    picked: Vec<String>,
+    room: usize,
+}
+
+// === impl Sieve ===
+
+impl<'a> Sieve<'a> {
+    /// Longest line that is held back until its end is known.
+    const LONGEST_LINE: usize = 1 << 20;
+    /// Most bytes of picked lines; a tool that says more than that to programs is not listened to any more.
+    const MOST_PICKED: usize = 64 << 20;
+
+    fn new(mark: Option<&'a str>) -> Sieve<'a> {
+        Sieve { mark, open_line: Vec::new(), picked: Vec::new(), room: Self::MOST_PICKED }
+    }
+
+    fn take(&mut self, bytes: &[u8], record: &mut Record) {
+        let Some(mark) = self.mark else { return record.take(bytes) };
+        for part in bytes.split_inclusive(|&b| b == b'\n') {
+            self.open_line.extend_from_slice(part);
+            if part.ends_with(b"\n") || self.open_line.len() > Self::LONGEST_LINE {
+                self.end_line(mark, record);
+            }
+        }
+    }
+
+    fn end_line(&mut self, mark: &str, record: &mut Record) {
+        let line = std::mem::take(&mut self.open_line);
+        if !line.starts_with(mark.as_bytes()) {
+            return record.take(&line);
+        }
+        if let Some(room) = self.room.checked_sub(line.len()) {
+            self.room = room;
+            self.picked.push(String::from_utf8_lossy(&line).trim_end().to_owned());
+        }
+    }
+
+    fn end(mut self, record: &mut Record) -> Vec<String> {
+        if let Some(mark) = self.mark {
+            self.end_line(mark, record);
+        }
+        self.picked
     }
 }
 
