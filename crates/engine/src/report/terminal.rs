@@ -99,6 +99,18 @@ impl Terminal {
         }
     }
 
+    /// Writes a line of the log that is about no run.
+    pub fn note(&mut self, ts: u64, words: &str) {
+        let mut text = String::new();
+        self.write(&mut text, ts, Line::Log(Level::Info, words.to_owned()));
+        self.outlet.say(text);
+    }
+
+    /// Everything is written when this returns; for what has no end of a run.
+    pub fn finish(&mut self) {
+        self.outlet.finish(String::new());
+    }
+
     fn write(&mut self, text: &mut String, ts: u64, line: Line) {
         let paint = Paint(self.look.colour);
         match line {

@@ -2,6 +2,7 @@
 //!
 //! What was typed is here; what it means is worked out in the subcommand's file, and nothing below reads flags.
 
+mod build;
 mod collect;
 mod completions;
 mod describe;
@@ -46,6 +47,7 @@ enum Command {
     Runs(runs::Args),
     Logs(logs::Args),
     Collect(collect::Args),
+    Build(build::Args),
     Exec(exec::Args),
     Network(network::Args),
     Describe(describe::Args),
@@ -87,6 +89,7 @@ pub(crate) fn main() -> ProcessExit {
         Command::Runs(args) => runs::run(args),
         Command::Logs(args) => logs::run(&args),
         Command::Collect(args) => collect::run(&args),
+        Command::Build(args) => build::run(args, cli.verbose),
         Command::Exec(args) => return with_code(exec::run(args)),
         Command::Network(args) => network::run(args),
         Command::Describe(args) => describe::run(&args),

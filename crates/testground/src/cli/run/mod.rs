@@ -3,9 +3,10 @@
 //! What was typed is in this file; what it means is worked out in `prepare`, and carried out in `watch`, round by round
 //! (`rounds`).
 
-mod prepare;
+pub(in crate::cli) mod link;
+pub(in crate::cli) mod prepare;
 mod rounds;
-mod watch;
+pub(in crate::cli) mod watch;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -84,6 +85,9 @@ struct Common {
     /// Write a line per run to this CSV file: run_id,task_id,outcome,error.
     #[arg(short = 'O', long, value_name = "FILE")]
     result_file: Option<PathBuf>,
+    /// Use this Go SDK in the place of the published one: a directory, or a name below $TESTGROUND_HOME/sdks.
+    #[arg(long, value_name = "DIR|NAME")]
+    link_sdk: Option<PathBuf>,
     /// Pack the outputs of each run into a .tgz when it has ended.
     #[arg(long)]
     collect: bool,
@@ -112,6 +116,9 @@ struct CompositionArgs {
     /// Build again what the composition names as built already.
     #[arg(short = 'i', long)]
     ignore_artifacts: bool,
+    /// Build first, and write the artifacts into the composition file; the rest of it stays as it is.
+    #[arg(short = 'w', long)]
+    write_artifacts: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -156,7 +163,7 @@ struct SingleArgs {
 #[derive(Debug)]
 enum What {
     Path(PathBuf),
-    Composition { file: PathBuf, ignore_artifacts: bool },
+    Composition { file: PathBuf, ignore_artifacts: bool, write_artifacts: bool },
     Single(Box<SingleArgs>),
 }
 
@@ -164,7 +171,8 @@ enum What {
 pub(crate) fn run(args: Args, verbose: bool) -> anyhow::Result<ExitCode> {
     let (what, common) = match (args.kind, args.path) {
         (Some(Kind::Composition(c)), _) => {
-            (What::Composition { file: c.file, ignore_artifacts: c.ignore_artifacts }, c.common)
+            let CompositionArgs { file, ignore_artifacts, write_artifacts, common } = c;
+            (What::Composition { file, ignore_artifacts, write_artifacts }, common)
         }
         (Some(Kind::Single(mut s)), _) => {
             let common = std::mem::take(&mut s.common);
@@ -181,6 +189,9 @@ pub(crate) fn run(args: Args, verbose: bool) -> anyhow::Result<ExitCode> {
     if common.dry_run {
         prepare::show(&prepared);
         return Ok(ExitCode::Success);
+    }
+    if let Some(code) = prepared.write_artifacts(&common, verbose)? {
+        return Ok(code);
     }
     watch::all(&prepared, &common, verbose)
 }

@@ -4,18 +4,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use testground_engine::build::check_tools;
+use testground_engine::build::{check_tools, sdk};
 use testground_engine::home::{self, Home, PlanDir};
 use testground_model::composition::{Composition, Files};
 use testground_model::diagnostic::{Checked, Diagnostics};
 use testground_model::manifest::Manifest;
+use testground_model::outcome::ExitCode;
 use testground_model::pick::{COMPOSITION_DIRS, Pick, pick};
 use testground_model::resolve::{Overrides, resolve};
 use testground_model::run::Run;
 use testground_model::single::Single;
 use testground_model::template::{Expanded, expand, is_template};
 
-use super::{Common, SingleArgs, What};
+use super::{Common, SingleArgs, What, link};
+use crate::cli::build;
 
 /// Runs in their order, and where their plan is.
 #[derive(Debug)]
@@ -25,22 +27,57 @@ pub(super) struct Prepared {
     pub(super) concurrent_builds: usize,
     /// The seed of runs for which nobody has chosen one.
     pub(super) drawn_seed: u64,
+    /// What `--write-artifacts` needs: the file, and what was read.
+    written: Option<Box<Written>>,
+}
+
+/// A composition that gets its artifacts written into it.
+#[derive(Debug)]
+struct Written {
+    file: PathBuf,
+    manifest: Manifest,
+    composition: Composition,
+    ignore_artifacts: bool,
 }
 
 /// There are mistakes in files, and they have been shown.
 #[derive(Debug)]
-pub(super) struct Mistaken;
+pub(in crate::cli) struct Mistaken;
+
+// === impl Prepared ===
+
+impl Prepared {
+    /// Builds and writes the artifacts where that is asked for; `Some` ends everything. The runs find them built.
+    pub(super) fn write_artifacts(&self, common: &Common, verbose: bool) -> anyhow::Result<Option<ExitCode>> {
+        let Some(written) = &self.written else { return Ok(None) };
+        let home = Home::open(|name| std::env::var_os(name))?;
+        let wanted = build::Wanted {
+            plan: &self.plan_dir,
+            manifest: &written.manifest,
+            composition: &written.composition,
+            link_sdk: common.link_sdk.as_deref(),
+            ignore_artifacts: written.ignore_artifacts,
+            timeout: self.runs.first().map_or_else(Default::default, |run| run.settings.timeout),
+        };
+        let code = build::groups(&wanted, Some(&written.file), &home, verbose)?;
+        Ok(Some(code).filter(|code| *code != ExitCode::Success))
+    }
+}
 
 /// Finds, reads and resolves. The outer error is what kept the files from being read at all.
 pub(super) fn prepare(what: &What, common: &Common) -> anyhow::Result<Result<Prepared, Mistaken>> {
     let home = Home::open(|name| std::env::var_os(name))?;
     let here = std::env::current_dir().context("failed to find the working directory")?;
     let ignore_artifacts = matches!(what, What::Composition { ignore_artifacts: true, .. });
+    let write_to = match what {
+        What::Composition { file, write_artifacts: true, .. } => Some(file.clone()),
+        _ => None,
+    };
     let read = match what {
         What::Path(path) if path.is_file() => composition_file(path, &home, &here)?,
         What::Composition { file, .. } => composition_file(file, &home, &here)?,
         What::Path(path) => plan_directory(&path.display().to_string(), &home, &here)?,
-        What::Single(single) => single_group(single, common, &home, &here)?,
+        What::Single(args) => single_group(&single(args, common), &home, &here)?,
     };
     let (plan, manifest, composition, folder) = match read {
         Ok(read) => read,
@@ -58,22 +95,34 @@ pub(super) fn prepare(what: &What, common: &Common) -> anyhow::Result<Result<Pre
         disable_metrics: common.disable_metrics,
     };
     Ok(match resolve(&manifest, &composition, &files, &overrides) {
-        Ok(Checked { value: runs, warnings }) => {
+        Ok(Checked { value: mut runs, warnings }) => {
             eprint!("{}", warnings.render());
+            if let Some(typed) = &common.link_sdk {
+                link::link_sdk(typed, &home, runs.iter_mut().flat_map(|run| &mut run.groups))?;
+            }
             for run in &runs {
+                for warning in sdk::warnings(run, &plan.dir) {
+                    eprintln!("warning: run {}: {warning}", run.id);
+                }
                 if !run.settings.additional_hosts.is_empty() {
                     bail!("run {}: additional_hosts is not there yet: instances reach the lab only", run.id);
                 }
                 check_tools(&run.groups, &std::env::var_os("PATH").unwrap_or_default())
                     .map_err(|e| anyhow!("{e}"))?;
             }
-            let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            let wanted = composition.global.concurrent_builds.as_ref().map_or(0, |n| n.value as usize);
-            let concurrent_builds = if wanted == 0 { cores } else { wanted };
-            Ok(Prepared { runs, plan_dir: plan.dir, concurrent_builds, drawn_seed })
+            let concurrent_builds = concurrent_builds(&composition);
+            let written = write_to.map(|file| Written { file, manifest, composition, ignore_artifacts });
+            let written = written.map(Box::new);
+            Ok(Prepared { runs, plan_dir: plan.dir, concurrent_builds, drawn_seed, written })
         }
         Err(mistakes) => Err(tell(&mistakes)),
     })
+}
+
+/// How many builds go on side by side.
+pub(in crate::cli) fn concurrent_builds(composition: &Composition) -> usize {
+    let wanted = composition.global.concurrent_builds.as_ref().map_or(0, |n| n.value as usize);
+    if wanted > 0 { wanted } else { std::thread::available_parallelism().map_or(1, usize::from) }
 }
 
 /// Shows runs as they were resolved.
@@ -85,9 +134,9 @@ pub(super) fn show(prepared: &Prepared) {
 }
 
 /// Everything that was read: the plan, its manifest, a composition, and the folder its files are relative to.
-type Read = Result<(PlanDir, Manifest, Composition, PathBuf), Diagnostics>;
+pub(in crate::cli) type Read = Result<(PlanDir, Manifest, Composition, PathBuf), Diagnostics>;
 
-fn composition_file(file: &Path, home: &Home, here: &Path) -> anyhow::Result<Read> {
+pub(in crate::cli) fn composition_file(file: &Path, home: &Home, here: &Path) -> anyhow::Result<Read> {
     let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(here).to_owned();
     let composition = match composition_text(file, &file.display().to_string(), &folder)? {
         Ok(composition) => composition,
@@ -155,9 +204,9 @@ fn plan_directory(typed: &str, home: &Home, here: &Path) -> anyhow::Result<Read>
     }
 }
 
-fn single_group(args: &SingleArgs, common: &Common, home: &Home, here: &Path) -> anyhow::Result<Read> {
-    let plan = home::find_plan(home, &args.plan, here, None)?;
-    let single = Single {
+/// What the flags of `run single` say.
+fn single(args: &SingleArgs, common: &Common) -> Single {
+    Single {
         plan: args.plan.clone(),
         testcase: Some(args.testcase.clone()),
         builder: args.builder.clone(),
@@ -169,7 +218,11 @@ fn single_group(args: &SingleArgs, common: &Common, home: &Home, here: &Path) ->
         dependencies: args.dep.clone(),
         use_build: args.use_build.clone(),
         disable_metrics: common.disable_metrics,
-    };
+    }
+}
+
+pub(in crate::cli) fn single_group(single: &Single, home: &Home, here: &Path) -> anyhow::Result<Read> {
+    let plan = home::find_plan(home, &single.plan, here, None)?;
     let folder = plan.dir.clone();
     Ok(manifest_of(&plan)?.map(|manifest| (plan, manifest, single.composition(), folder)))
 }
@@ -214,7 +267,7 @@ fn needed(composition: &Composition, folder: &Path) -> Files {
     composition.needed_files().into_iter().map(|f| (f.path.value.clone(), read(&f.path.value))).collect()
 }
 
-fn tell(mistakes: &Diagnostics) -> Mistaken {
+pub(in crate::cli) fn tell(mistakes: &Diagnostics) -> Mistaken {
     eprint!("{}", mistakes.render());
     Mistaken
 }

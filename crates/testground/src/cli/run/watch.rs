@@ -204,7 +204,7 @@ impl Readers {
 }
 
 /// One value for each SIGINT, SIGTERM or SIGHUP.
-fn interrupts() -> anyhow::Result<mpsc::UnboundedReceiver<()>> {
+pub(in crate::cli) fn interrupts() -> anyhow::Result<mpsc::UnboundedReceiver<()>> {
     let (told, interrupts) = mpsc::unbounded_channel();
     let said = Arc::new(AtomicBool::new(false));
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
@@ -224,7 +224,7 @@ fn interrupts() -> anyhow::Result<mpsc::UnboundedReceiver<()>> {
 }
 
 /// Ids sort by the time they were made: the second's fraction, in 2^-24 of it, comes before chance.
-fn new_id() -> RunId {
+pub(in crate::cli) fn new_id() -> RunId {
     let mut chance = [0u8; 8];
     let _ = rustix::rand::getrandom(&mut chance, rustix::rand::GetRandomFlags::empty());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
