@@ -62,7 +62,8 @@ pub async fn execute(
     let outcome = carry_out(&request, home, outputs, interrupts, &mut record).await;
     let groups = record.verdict.groups().to_vec();
     let seconds = started.elapsed().as_secs_f64();
-    record.tell(EventKind::RunFinished { outcome: outcome.clone(), groups, seconds });
+    let emulator_late = record.verdict.emulator_late();
+    record.tell(EventKind::RunFinished { outcome: outcome.clone(), groups, seconds, emulator_late });
     outcome
 }
 
@@ -235,9 +236,6 @@ impl<'a> Watch<'a> {
                 if matches!(*kind, EventKind::LabStarted { .. }) {
                     self.lab.favour_switch();
                 }
-                if let Some(message) = self.too_late(&kind) {
-                    record.tell(EventKind::Warning { message });
-                }
                 if record.tell_at(ts, *kind) == Decision::End && self.decided.is_none() {
                     self.end(record.verdict.outcome()).await;
                 }
@@ -269,19 +267,6 @@ impl<'a> Watch<'a> {
             Notice::Broken { cause } => return Some(RunOutcome::LabLost { cause }),
         }
         None
-    }
-
-    /// What is to be said of an emulator that was later than the run tolerates.
-    fn too_late(&self, kind: &EventKind) -> Option<String> {
-        let EventKind::EmulatorReport(lateness) = kind else { return None };
-        let tolerated = self.request.run.settings.proof.delay.as_secs_f64() * 1e6;
-        (lateness.late_p99_us > tolerated).then(|| {
-            format!(
-                "the emulator was late: one packet in a hundred left {:.1} ms or more after its time; times that the \
-                 instances measured are off by as much",
-                lateness.late_p99_us / 1000.0
-            )
-        })
     }
 
     async fn on_deadline(&mut self, record: &mut Record<'_>) -> Option<RunOutcome> {

@@ -3,10 +3,11 @@
 //! It does no I/O and starts nothing. What it decides is carried out by `run`; how it is shown belongs in `report`.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use testground_model::event::{BarrierWait, EventKind, Proof};
 use testground_model::name::InstanceName;
-use testground_model::outcome::{GroupTally, InstanceEnd, RunOutcome};
+use testground_model::outcome::{EmulatorLate, GroupTally, InstanceEnd, RunOutcome};
 use testground_model::run::Run;
 
 /// What is known of a run so far.
@@ -14,6 +15,9 @@ use testground_model::run::Run;
 pub struct Verdict {
     keep_going: bool,
     mark_proof_only: bool,
+    late_fails: bool,
+    /// How late an emulator may be.
+    tolerated: Duration,
     groups: Vec<(String, GroupTally)>,
     /// How many of each group have to succeed, in the order of `groups`.
     needed: Vec<u32>,
@@ -24,6 +28,7 @@ pub struct Verdict {
     cause: Option<String>,
     /// Evidence that got lost: it spoils a success.
     lost: Option<String>,
+    late: Option<EmulatorLate>,
 }
 
 /// What must be done because of an event.
@@ -45,12 +50,15 @@ impl Verdict {
         Verdict {
             keep_going: run.settings.keep_going,
             mark_proof_only: run.settings.proof.mark_only,
+            late_fails: run.settings.proof.late_fails,
+            tolerated: run.settings.proof.delay,
             groups: run.groups.iter().map(tally).collect(),
             needed: run.groups.iter().map(|g| needed(g.instances, run.settings.min_success)).collect(),
             bad: vec![0; run.groups.len()],
             alive: run.instances().map(|i| (i, ())).collect(),
             cause: None,
             lost: None,
+            late: None,
         }
     }
 
@@ -65,6 +73,10 @@ impl Verdict {
                 self.cause.get_or_insert_with(|| refused(proof));
                 // A network that is not what it says is never worth running on, `--keep-going` or not.
                 Decision::End
+            }
+            EventKind::EmulatorReport(record) => {
+                self.late = EmulatorLate::find(record, self.tolerated);
+                Decision::Continue
             }
             EventKind::OutputLost { instance, error } => {
                 self.lost.get_or_insert_with(|| format!("output of {instance} could not be kept: {error}"));
@@ -84,6 +96,11 @@ impl Verdict {
         &self.groups
     }
 
+    /// What the outcome is to be read with: an emulator that was later than tolerated.
+    pub fn emulator_late(&self) -> Option<EmulatorLate> {
+        self.late
+    }
+
     /// The outcome, once nothing more can happen.
     pub fn outcome(&self) -> RunOutcome {
         if let Some(cause) = &self.cause {
@@ -95,9 +112,10 @@ impl Verdict {
             let missing = tally.total - tally.ok;
             return RunOutcome::Failure { cause: format!("{missing} of group {group} did not succeed") };
         }
-        match &self.lost {
-            Some(lost) => RunOutcome::Failure { cause: lost.clone() },
-            None => RunOutcome::Success,
+        match (&self.lost, &self.late) {
+            (Some(lost), _) => RunOutcome::Failure { cause: lost.clone() },
+            (None, Some(late)) if self.late_fails => RunOutcome::Failure { cause: late.to_string() },
+            _ => RunOutcome::Success,
         }
     }
 
@@ -181,7 +199,38 @@ fn some_of(names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use testground_model::event::Lateness;
+
     use super::*;
+
+    #[test]
+    fn a_late_emulator_marks_a_success_and_spoils_it_where_asked_for() {
+        let verdict = |late_fails| Verdict {
+            keep_going: false,
+            mark_proof_only: false,
+            late_fails,
+            tolerated: Duration::from_millis(1),
+            groups: Vec::new(),
+            needed: Vec::new(),
+            bad: Vec::new(),
+            alive: HashMap::new(),
+            cause: None,
+            lost: None,
+            late: None,
+        };
+        let report = |late_p99_us| {
+            EventKind::EmulatorReport(Lateness { late_p99_us, packets: 100, ..Lateness::default() })
+        };
+        for late_fails in [false, true] {
+            let mut on_time = verdict(late_fails);
+            on_time.on_event(&report(999.0));
+            assert_eq!((on_time.outcome(), on_time.emulator_late()), (RunOutcome::Success, None));
+            let mut late = verdict(late_fails);
+            assert_eq!(late.on_event(&report(1001.0)), Decision::Continue);
+            assert_eq!(late.outcome() == RunOutcome::Success, !late_fails);
+            assert_eq!(late.emulator_late().unwrap().late_p99_us, 1001.0);
+        }
+    }
 
     #[test]
     fn a_share_is_rounded_up_and_never_more_than_all() {

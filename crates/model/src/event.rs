@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{InstanceName, RunId};
-use crate::outcome::{GroupTally, InstanceEnd, RunOutcome};
+use crate::outcome::{EmulatorLate, GroupTally, InstanceEnd, RunOutcome};
 use crate::shape::LinkShape;
 
 /// Something that happened.
@@ -162,6 +162,9 @@ pub enum EventKind {
         groups: Vec<(String, GroupTally)>,
         /// From command to end, seconds.
         seconds: f64,
+        /// What the outcome is to be read with, where the emulator did not do what the run tolerates.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        emulator_late: Option<EmulatorLate>,
     },
 }
 
@@ -274,4 +277,7 @@ pub struct Lateness {
     pub late_max_us: f64,
     /// Packets dropped, by cause.
     pub drops: std::collections::BTreeMap<String, u64>,
+    /// Those of them that no shape, sender or receiver is to blame for: the emulator did not manage.
+    #[serde(default)]
+    pub shortfall: u64,
 }

@@ -1,8 +1,11 @@
 //! How instances, groups and runs end, and the exit codes that say so.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::event::Lateness;
 
 /// How an instance ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +81,20 @@ pub enum RunOutcome {
         /// Which group, and how its tool ended.
         cause: String,
     },
+}
+
+/// An emulator that was later than a run tolerates, or lost packets that no shape says: a part of the run's outcome, since
+/// what its instances measured, and perhaps why they failed, is the emulator's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EmulatorLate {
+    /// Released minus due, microseconds: the 99th percentile.
+    pub late_p99_us: f64,
+    /// What was tolerated of it.
+    pub tolerated_us: f64,
+    /// Packets that the emulator dropped because it did not manage.
+    pub dropped: u64,
+    /// All packets that should have passed.
+    pub packets: u64,
 }
 
 /// How many of a group's instances succeeded.
@@ -223,13 +240,60 @@ impl RunOutcome {
     }
 }
 
+// === impl EmulatorLate ===
+
+impl EmulatorLate {
+    /// The finding on an emulator's record: `None` when it was as it should. One packet in a hundred may be later than
+    /// tolerated, and one in a hundred may be dropped.
+    pub fn find(record: &Lateness, tolerated: Duration) -> Option<EmulatorLate> {
+        let found = EmulatorLate {
+            late_p99_us: record.late_p99_us,
+            tolerated_us: tolerated.as_secs_f64() * 1e6,
+            dropped: record.shortfall,
+            packets: record.packets + record.shortfall,
+        };
+        (found.is_late() || found.is_short()).then_some(found)
+    }
+
+    fn is_late(&self) -> bool {
+        self.late_p99_us > self.tolerated_us
+    }
+
+    fn is_short(&self) -> bool {
+        self.dropped.saturating_mul(100) > self.packets
+    }
+}
+
+impl fmt::Display for EmulatorLate {
+    /// `emulator late: 1 packet in 100 left 4.2 ms or more after its time (1.0 ms is tolerated)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let EmulatorLate { late_p99_us, tolerated_us, dropped, packets } = self;
+        f.write_str("emulator late: ")?;
+        if self.is_late() {
+            let (late, tolerated) = (late_p99_us / 1000.0, tolerated_us / 1000.0);
+            write!(
+                f,
+                "1 packet in 100 left {late:.1} ms or more after its time ({tolerated:.1} ms is tolerated)"
+            )?;
+        }
+        if self.is_short() {
+            let and = if self.is_late() { "; " } else { "" };
+            write!(f, "{and}it dropped {dropped} of {packets} packets itself")?;
+        }
+        Ok(())
+    }
+}
+
 // === impl ExitCode ===
 
 impl ExitCode {
     /// The table: every code with what it means.
     pub const TABLE: [(ExitCode, &'static str); 8] = [
-        (ExitCode::Success, "success"),
-        (ExitCode::Failed, "the run failed (or a check of healthcheck did)"),
+        (ExitCode::Success, "success; also on an emulator that was late, which the outcome then says"),
+        (
+            ExitCode::Failed,
+            "the run failed (or a check of healthcheck did; or, with --late-fails, the emulator was late)",
+        ),
         (ExitCode::Configuration, "configuration: nothing was started"),
         (ExitCode::Collect, "outputs could not be collected"),
         (ExitCode::Build, "a build failed"),
@@ -237,4 +301,31 @@ impl ExitCode {
         (ExitCode::LabLost, "the lab was lost under the run"),
         (ExitCode::Interrupted, "interrupted"),
     ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(late_p99_us: f64, packets: u64, shortfall: u64) -> Option<EmulatorLate> {
+        let record = Lateness { late_p99_us, packets, shortfall, ..Lateness::default() };
+        EmulatorLate::find(&record, Duration::from_millis(1))
+    }
+
+    #[test]
+    fn an_emulator_within_its_tolerance_is_not_mentioned() {
+        assert_eq!(record(1000.0, 9900, 100), None);
+        assert_eq!(record(0.0, 0, 0), None);
+    }
+
+    #[test]
+    fn what_the_emulator_did_is_said_with_figures() {
+        let said = |late, packets, dropped| record(late, packets, dropped).unwrap().to_string();
+        assert_eq!(
+            said(4200.0, 1000, 0),
+            "emulator late: 1 packet in 100 left 4.2 ms or more after its time (1.0 ms is tolerated)"
+        );
+        assert_eq!(said(10.0, 90, 10), "emulator late: it dropped 10 of 100 packets itself");
+        assert!(said(4200.0, 0, 7).ends_with("tolerated); it dropped 7 of 7 packets itself"));
+    }
 }

@@ -35,6 +35,8 @@ pub struct Overrides {
     pub timeout: Option<Duration>,
     /// `--keep-going`.
     pub keep_going: bool,
+    /// `--late-fails`.
+    pub late_fails: bool,
     /// `--ignore-artifacts`: everything is built again.
     pub ignore_artifacts: bool,
     /// `--disable-metrics`.

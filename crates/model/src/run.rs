@@ -150,6 +150,9 @@ pub struct ProofSettings {
     pub rate_percent: f64,
     /// Go on, and mark the report, when a shape is off.
     pub mark_only: bool,
+    /// A success on an emulator that was later than `delay` is a failure.
+    #[serde(default)]
+    pub late_fails: bool,
 }
 
 /// The values of a builder's or runner's settings: TOML without dates.
@@ -210,7 +213,13 @@ fn sdk_go_message() -> u64 {
 
 impl Default for ProofSettings {
     fn default() -> Self {
-        ProofSettings { enabled: true, delay: Duration::from_millis(1), rate_percent: 5.0, mark_only: false }
+        ProofSettings {
+            enabled: true,
+            delay: Duration::from_millis(1),
+            rate_percent: 5.0,
+            mark_only: false,
+            late_fails: false,
+        }
     }
 }
 

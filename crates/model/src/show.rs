@@ -138,7 +138,8 @@ impl fmt::Display for Run {
                 if mark { ", marked only" } else { "" }
             ),
         };
-        writeln!(f, "  proof of shapes: {proof}")?;
+        let late = if s.proof.late_fails { "; an emulator later than that fails the run" } else { "" };
+        writeln!(f, "  proof of shapes: {proof}{late}")?;
         if !s.additional_hosts.is_empty() {
             writeln!(f, "  additional hosts: {}", s.additional_hosts.join(", "))?;
         }

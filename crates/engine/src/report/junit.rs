@@ -76,15 +76,25 @@ fn suites(out: &mut String, prefix: &str, record: &Record) {
     }
     // A run can fail without an instance to blame: a build, a stall, its time, its lab.
     let cause = record.finished.as_ref().and_then(|f| f.outcome.cause());
-    if let Some(cause) = cause.filter(|_| record.causes().next().is_none()) {
+    let cause = cause.filter(|_| record.causes().next().is_none());
+    // A run on a late emulator is not judged by it, unless it was asked to be: then that is its cause.
+    let late = record.finished.as_ref().and_then(|f| f.emulator_late).map(|late| late.to_string());
+    let late = late.filter(|late| cause != Some(late));
+    if cause.is_some() || late.is_some() {
         let suite = escaped(&format!("{prefix}run"));
+        let (errors, skipped) = (u8::from(cause.is_some()), u8::from(late.is_some()));
         let _ = writeln!(
             out,
-            "  <testsuite name=\"{suite}\" tests=\"1\" failures=\"0\" errors=\"1\" skipped=\"0\">"
+            "  <testsuite name=\"{suite}\" tests=\"{}\" failures=\"0\" errors=\"{errors}\" skipped=\"{skipped}\">",
+            errors + skipped
         );
-        let _ = writeln!(out, "    <testcase classname=\"{name}\" name=\"run\" time=\"{seconds:.3}\">");
-        let _ = writeln!(out, "      <error message=\"{}\"/>", escaped(cause));
-        out.push_str("    </testcase>\n  </testsuite>\n");
+        for (case, word, message) in [("run", "error", cause), ("emulator", "skipped", late.as_deref())] {
+            let Some(message) = message else { continue };
+            let _ =
+                writeln!(out, "    <testcase classname=\"{name}\" name=\"{case}\" time=\"{seconds:.3}\">");
+            let _ = writeln!(out, "      <{word} message=\"{}\"/>\n    </testcase>", escaped(message));
+        }
+        out.push_str("  </testsuite>\n");
     }
 }
 

@@ -118,15 +118,18 @@ pub(super) fn lines(event: &Event, known: &Record) -> Vec<Line> {
             ),
         ),
         EventKind::Warning { message } => log(Level::Warn, words::tame(message)),
-        EventKind::RunFinished { outcome, groups, .. } => {
+        EventKind::RunFinished { outcome, groups, emulator_late, .. } => {
             let groups: Vec<String> =
                 groups.iter().map(|(id, t)| format!("{id}:{}/{}", t.ok, t.total)).collect();
             let (level, word) = match outcome.cause() {
                 None => (Level::Info, outcome.word()),
                 Some(_) => (Level::Error, outcome.word()),
             };
+            // Behind the words that scripts look for.
+            let late = emulator_late.map_or_else(String::new, |late| format!(", {late}"));
+            let groups = groups.join(", ");
             vec![
-                Line::Log(level, format!("run finished with outcome = {word} ({})", groups.join(", "))),
+                Line::Log(level, format!("run finished with outcome = {word} ({groups}){late}")),
                 Line::Log(Level::Info, format!("finished run with ID: {}", event.run)),
             ]
         }

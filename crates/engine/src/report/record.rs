@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use testground_model::event::{BarrierWait, Event, EventKind, InstanceWait, Lateness, Proof, Report};
 use testground_model::name::{InstanceName, RunId};
-use testground_model::outcome::{GroupTally, InstanceEnd, RunOutcome};
+use testground_model::outcome::{EmulatorLate, GroupTally, InstanceEnd, RunOutcome};
 
 /// For so many instances that failed the last lines are kept.
 const CAUSES_WITH_LINES: usize = 20;
@@ -74,6 +74,7 @@ pub(super) struct Finished {
     pub(super) outcome: RunOutcome,
     pub(super) groups: Vec<(String, GroupTally)>,
     pub(super) seconds: f64,
+    pub(super) emulator_late: Option<EmulatorLate>,
 }
 
 // === impl Record ===
@@ -129,10 +130,10 @@ impl Record {
             }
             EventKind::Warning { message } => self.warn(message.clone()),
             EventKind::EmulatorReport(lateness) => self.lateness = Some(lateness.clone()),
-            EventKind::RunFinished { outcome, groups, seconds } => {
+            EventKind::RunFinished { outcome, groups, seconds, emulator_late } => {
                 self.phase = Phase::Over;
-                let (outcome, groups) = (outcome.clone(), groups.clone());
-                self.finished = Some(Finished { outcome, groups, seconds: *seconds });
+                let (outcome, groups, emulator_late) = (outcome.clone(), groups.clone(), *emulator_late);
+                self.finished = Some(Finished { outcome, groups, seconds: *seconds, emulator_late });
             }
             EventKind::Output { .. }
             | EventKind::NetworkConfigured { .. }

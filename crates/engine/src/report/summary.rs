@@ -282,8 +282,12 @@ fn verdict(out: &mut String, record: &Record, finished: &Finished, width: usize,
     let took = seconds(finished.seconds);
     let Some(cause) = finished.outcome.cause() else {
         let total: u32 = finished.groups.iter().map(|(_, t)| t.total).sum();
-        let text = format!("  success: {} in {took}", counted(u64::from(total), "instance"));
-        let _ = writeln!(out, "{}", paint.green(&text));
+        let text = format!("success: {} in {took}", counted(u64::from(total), "instance"));
+        let line = match finished.emulator_late {
+            None => paint.green(&format!("  {text}")),
+            Some(late) => paint.yellow(wrapped("  ", &format!("{text} ({late})"), width).trim_end()),
+        };
+        let _ = writeln!(out, "{line}");
         return;
     };
     let ended = match finished.outcome {
@@ -297,6 +301,10 @@ fn verdict(out: &mut String, record: &Record, finished: &Finished, width: usize,
     let first =
         wrapped("  ", &format!("{ended} after {took}: {}", tame(lines.next().unwrap_or_default())), width);
     let _ = writeln!(out, "{}", paint.red(first.trim_end()));
+    // Whoever looks for the cause should know that it may be the machine's.
+    if let Some(late) = finished.emulator_late.map(|l| l.to_string()).filter(|late| late != cause) {
+        let _ = writeln!(out, "{}", paint.yellow(wrapped("  ", &late, width).trim_end()));
+    }
     if record.causes().next().is_none() {
         for line in lines {
             let _ = writeln!(out, "  {}", tame(line).trim_end());

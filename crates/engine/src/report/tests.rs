@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use testground_model::event::{BarrierWait, Event, EventKind, InstanceWait, Lateness, Proof, Report, Stream};
 use testground_model::name::{InstanceName, RunId};
-use testground_model::outcome::{GroupTally, InstanceEnd, RunOutcome};
+use testground_model::outcome::{EmulatorLate, GroupTally, InstanceEnd, RunOutcome};
 use testground_model::shape::{Chance, Jitter, LinkShape, Loss};
 
 use super::{EventLog, Junit, Look, Terminal};
@@ -75,7 +75,18 @@ impl Story {
     fn finish(&mut self, outcome: RunOutcome, groups: &[(&str, u32, u32)]) -> &mut Story {
         let groups =
             groups.iter().map(|&(id, ok, total)| (id.to_owned(), GroupTally { ok, total })).collect();
-        self.then(1, EventKind::RunFinished { outcome, groups, seconds: 1.017 })
+        self.then(1, EventKind::RunFinished { outcome, groups, seconds: 1.017, emulator_late: None })
+    }
+
+    /// The same events, but that the emulator was late.
+    fn on_a_late_emulator(mut self) -> Story {
+        for event in &mut self.events {
+            if let EventKind::RunFinished { emulator_late, .. } = &mut event.kind {
+                let record = Lateness { late_p99_us: 4210.0, packets: 800, ..Lateness::default() };
+                *emulator_late = EmulatorLate::find(&record, Duration::from_millis(1));
+            }
+        }
+        self
     }
 
     /// The terminal's page, without colours at 80 columns.
@@ -153,6 +164,7 @@ fn success() -> Story {
                 late_p99_us: 41.0,
                 late_max_us: 312.0,
                 drops: BTreeMap::from([("loss".to_owned(), 12), ("queue".to_owned(), 0)]),
+                shortfall: 0,
             }),
         )
         .finish(RunOutcome::Success, &[("clients", 1, 1), ("servers", 1, 1)]);
@@ -274,6 +286,33 @@ fn scripts_find_their_words() {
 }
 
 #[test]
+fn a_late_emulator_is_a_part_of_the_outcome_wherever_it_is_told() {
+    let late = "emulator late: 1 packet in 100 left 4.2 ms or more after its time (1.0 ms is tolerated)";
+    let story = success().on_a_late_emulator();
+    let text = story.shown();
+    let joined = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(joined.contains(&format!("success (clients:1/1, servers:1/1), {late}")), "{text}");
+    assert!(joined.ends_with(&format!("success: 2 instances in 1.02 s ({late})")), "{text}");
+    let xml = junit(&story);
+    assert!(
+        xml.contains("skipped=\"1\"") && xml.contains(&format!("<skipped message=\"{late}\"/>")),
+        "{xml}"
+    );
+    assert!(xml.contains("errors=\"0\""), "{xml}");
+
+    let story = failure().on_a_late_emulator();
+    let joined = story.shown().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(joined.matches(late).count(), 2, "in the log and at the end");
+
+    // As its cause it is told once.
+    let mut story = Story::new();
+    let outcome = RunOutcome::Failure { cause: late.to_owned() };
+    story.beginning(1).finish(outcome, &[("clients", 1, 1)]);
+    let story = story.on_a_late_emulator();
+    assert_eq!(junit(&story).matches(late).count(), 1);
+}
+
+#[test]
 fn a_flood_is_collapsed_and_failures_still_show() {
     let mut story = Story::new();
     story.beginning(2);
@@ -328,15 +367,19 @@ fn a_log_that_cannot_be_written_says_so_at_its_end() {
 
 #[test]
 fn junit_has_a_suite_for_each_group_and_escapes_what_xml_cannot_say() {
-    let t = tempfile::tempdir().unwrap();
-    let file = t.path().join("junit.xml");
     let mut story = failure();
     let last = story.events.pop().unwrap();
     let odd = InstanceEnd::ReportedFailure { error: "a < b & \"c\" \x00\u{ffff}".into() };
     story.then(1, ended("clients", 6, odd, &["]]> </system-err>", "bell \x07"]));
     story.events.push(last);
+    golden("junit.xml", &junit(&story));
+}
+
+fn junit(story: &Story) -> String {
+    let t = tempfile::tempdir().unwrap();
+    let file = t.path().join("junit.xml");
     let mut junit = Junit::new(&file);
     story.events.iter().for_each(|e| junit.on_event(e));
     junit.write().unwrap();
-    golden("junit.xml", &std::fs::read_to_string(&file).unwrap());
+    std::fs::read_to_string(&file).unwrap()
 }

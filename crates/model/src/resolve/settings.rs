@@ -51,6 +51,7 @@ impl Resolver<'_> {
             settings.timeout = timeout;
         }
         settings.keep_going |= self.overrides.keep_going;
+        settings.proof.late_fails |= self.overrides.late_fails;
         settings
     }
 
@@ -92,7 +93,7 @@ impl Resolver<'_> {
     }
 
     fn proof(&self, proof: &mut ProofSettings, at: &At<Value>) {
-        let known = ["enabled", "delay", "rate", "mark_only"];
+        let known = ["enabled", "delay", "rate", "mark_only", "late_fails"];
         let table = match &at.value {
             Value::Bool(enabled) => {
                 proof.enabled = *enabled;
@@ -100,9 +101,8 @@ impl Resolver<'_> {
             }
             Value::Table(table) => table,
             _ => {
-                self.error(
-                    at.place.error("true, false or a table with enabled, delay, rate, mark_only is expected"),
-                );
+                let message = format!("true, false or a table with {} is expected", known.join(", "));
+                self.error(at.place.error(message));
                 return;
             }
         };
@@ -116,6 +116,7 @@ impl Resolver<'_> {
                 }
                 "rate" => self.put(at, &mut proof.rate_percent, percent),
                 "mark_only" => self.put(at, &mut proof.mark_only, boolean),
+                "late_fails" => self.put(at, &mut proof.late_fails, boolean),
                 _ => {
                     let message = format!("proof has no setting `{key}`; known are {}", names(known));
                     self.error(at.place.error(message).suggest_nearest(key, known));

@@ -154,6 +154,7 @@ impl Snapshot {
             late_p99_us: self.lateness.p99_us,
             late_max_us: self.lateness.max_us,
             drops: self.data.drops.clone(),
+            shortfall: self.shortfall(),
         }
     }
 

@@ -237,5 +237,6 @@ fn between(before: &Snapshot, after: &Snapshot) -> Lateness {
         late_p99_us: quantile(0.99),
         late_max_us: steps.last().map_or(0.0, |(upto, _)| *upto),
         drops: drops.collect(),
+        shortfall: after.shortfall().saturating_sub(before.shortfall()),
     }
 }

@@ -52,6 +52,10 @@ struct Common {
     /// Run on when an instance ends badly, and when all wait.
     #[arg(long)]
     keep_going: bool,
+    /// A success on an emulator that was late is a failure: one packet in a hundred left later than the run's
+    /// `proof.delay` tolerates (1 ms unless it says otherwise). Without this the outcome only says so.
+    #[arg(long)]
+    late_fails: bool,
     /// Write every event as one line of JSON to this file, or to standard output for `-`.
     #[arg(long, value_name = "FILE|-")]
     events: Option<PathBuf>,

@@ -91,6 +91,7 @@ pub(super) fn prepare(what: &What, common: &Common) -> anyhow::Result<Result<Pre
         fallback_seed: drawn_seed,
         timeout: common.timeout,
         keep_going: common.keep_going,
+        late_fails: common.late_fails,
         ignore_artifacts,
         disable_metrics: common.disable_metrics,
     };

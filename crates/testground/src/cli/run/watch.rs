@@ -12,9 +12,9 @@ use testground_engine::lab::protocol::Capture;
 use testground_engine::report::{EventLog, Junit, Look, Terminal};
 use testground_engine::run::{Request, execute};
 use testground_engine::runs::Keeper;
-use testground_model::event::Event;
+use testground_model::event::{Event, EventKind};
 use testground_model::name::{InstanceName, RunId};
-use testground_model::outcome::{ExitCode, RunOutcome};
+use testground_model::outcome::{EmulatorLate, ExitCode, RunOutcome};
 use testground_model::run::Run;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -117,6 +117,8 @@ struct Files {
     events: Option<EventLog>,
     junit: Option<Junit>,
     results: ResultFile,
+    /// What the outcome of the last run is to be read with.
+    late: Option<EmulatorLate>,
 }
 
 // === impl Files ===
@@ -137,7 +139,7 @@ impl Files {
             write_junit(junit)?;
         }
         let results = ResultFile::create(common.result_file.as_deref())?;
-        Ok(Files { events, junit, results })
+        Ok(Files { events, junit, results, late: None })
     }
 
     /// Another run, with the name that tells it from the others.
@@ -154,6 +156,9 @@ impl Files {
         if let Some(junit) = &mut self.junit {
             junit.on_event(event);
         }
+        if let EventKind::RunFinished { emulator_late, .. } = &event.kind {
+            self.late = *emulator_late;
+        }
     }
 
     /// After each run, so that files are there however many follow.
@@ -161,7 +166,7 @@ impl Files {
         if let Some(junit) = &self.junit {
             write_junit(junit)?;
         }
-        self.results.add(run, id, outcome)
+        self.results.add(run, id, outcome, self.late)
     }
 
     fn finish(self) -> anyhow::Result<()> {
@@ -271,10 +276,18 @@ impl ResultFile {
         Ok(ResultFile(Some(file)))
     }
 
-    fn add(&mut self, run: &str, id: &RunId, outcome: &RunOutcome) -> anyhow::Result<()> {
+    /// A success has no error, but perhaps something that it is to be read with.
+    fn add(
+        &mut self,
+        run: &str,
+        id: &RunId,
+        outcome: &RunOutcome,
+        late: Option<EmulatorLate>,
+    ) -> anyhow::Result<()> {
         let Some(file) = &mut self.0 else { return Ok(()) };
-        let error = outcome.cause().unwrap_or_default();
-        let line = format!("{},{id},{},{}\n", quoted(run), outcome.word(), quoted(error));
+        let late = || late.map_or_else(String::new, |late| late.to_string());
+        let error = outcome.cause().map_or_else(late, str::to_owned);
+        let line = format!("{},{id},{},{}\n", quoted(run), outcome.word(), quoted(&error));
         file.write_all(line.as_bytes()).context("failed to write the result file")
     }
 }
