@@ -19,7 +19,6 @@ use std::sync::Arc;
 use rustix::process::Pid;
 use testground_linux::fdpass::Listener;
 use testground_linux::process::{self, Namespaces, SpawnExec};
-use testground_sync::SyncHandle;
 use testground_sync::engine::Limits;
 use testground_sync::server::{Options, Service};
 use tokio::net::TcpListener;
@@ -90,7 +89,8 @@ async fn supervise(
     let limits = Limits { message_bytes: setup.run.settings.max_message as usize, ..Limits::default() };
     let service = Service::in_memory(Options { limits, ..Options::default() }, Some(watched));
     let sync = service.handle();
-    let Some((networks, network)) = come_up(&setup, &client, sync.clone(), &mut commands).await? else {
+    let prepare = Networks::prepare(&setup, &client, sync.clone());
+    let Some((networks, network)) = unless_stopped(prepare, &client, &mut commands).await? else {
         return Ok(());
     };
     let gateway = networks.gateway();
@@ -101,7 +101,9 @@ async fn supervise(
     let measurements = influx::serve(listener, setup.outputs.join("measurements.lp"));
     tokio::spawn(measurements);
     networks.write_hosts(&setup).map_err(|e| format!("failed to write the hosts file: {e}"))?;
-    networks.prove(&setup, &client).await?;
+    if unless_stopped(networks.prove(&setup, &client), &client, &mut commands).await?.is_none() {
+        return Ok(());
+    }
     client.send(Notice::Ready).await;
     let show = networks.show();
     let visits = knock::open(door, Arc::new(show)).map_err(|e| format!("failed to open the door: {e}"))?;
@@ -111,19 +113,17 @@ async fn supervise(
     Ok(())
 }
 
-/// Brings the network up; none when the client had enough before. A run that is stopped meanwhile has nothing that must
-/// be ended in order.
-async fn come_up(
-    setup: &Setup,
+/// Does a part of the preparation; none when the client had enough before it was done. A run that is stopped meanwhile has
+/// nothing that must be ended in order.
+async fn unless_stopped<T>(
+    part: impl Future<Output = Result<T, String>>,
     client: &Client,
-    sync: SyncHandle,
     commands: &mut mpsc::Receiver<Command>,
-) -> Result<Option<(Networks, network::Notices)>, String> {
-    let prepare = Networks::prepare(setup, client, sync);
-    tokio::pin!(prepare);
+) -> Result<Option<T>, String> {
+    tokio::pin!(part);
     loop {
         tokio::select! {
-            prepared = &mut prepare => return prepared.map(Some),
+            done = &mut part => return done.map(Some),
             command = commands.recv() => match command {
                 Some(Command::Stop) => {
                     client.send(Notice::AllEnded).await;
