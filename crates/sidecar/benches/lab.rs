@@ -81,7 +81,7 @@ async fn prove(shapes: u32) {
     let run = run(2, links.collect());
     let lab = LabNetwork::start(&run, PortKind::Auto).expect("a network");
     let started = Instant::now();
-    let proved = lab.prove(&run.settings.proof).await.expect("a proof");
+    let proved = lab.prove(&run.settings.proof, Vec::new()).await.expect("a proof");
     let late = format!(
         "late p99 {} us, clean {}, off {}",
         proved.lateness.late_p99_us,

@@ -20,10 +20,12 @@ use testground_model::shape::{Filter, LinkShape};
 use testground_model::topology::{Endpoint, Link};
 
 pub(crate) use list::contains;
-pub use list::{Declared, InForce, Layer, words};
+pub use list::{Declared, InForce, Later, Layer, words};
+pub use schedule::Schedule;
 
 mod list;
 mod outgoing;
+mod schedule;
 #[cfg(test)]
 mod tests;
 
@@ -70,6 +72,8 @@ pub struct Overlay {
     pub network: String,
     /// The shape in force.
     pub shape: Arc<LinkShape>,
+    /// When packets may leave, in the place of the shape's bandwidth.
+    pub schedule: Option<Arc<Schedule>>,
 }
 
 /// A declared change that takes back what earlier ones did to the pairs it covers.
@@ -123,6 +127,8 @@ pub struct Decision {
     pub class: ClassId,
     /// The shape of the class.
     pub shape: Arc<LinkShape>,
+    /// When packets of the class may leave, in the place of the shape's bandwidth.
+    pub schedule: Option<Arc<Schedule>>,
 }
 
 /// All that must be in force at one moment: a value, replaced as a whole.
@@ -258,7 +264,7 @@ impl Plan {
     }
 
     fn unshaped(&self) -> Decision {
-        Decision { class: ClassId::Unshaped, shape: Arc::clone(&self.transparent) }
+        Decision::of(ClassId::Unshaped, &self.transparent)
     }
 
     fn decide(&self, sender: &Member, to: Destination) -> Decision {
@@ -285,7 +291,7 @@ impl Plan {
             });
         if let Some(o) = overlay {
             let class = ClassId::Overlay { from, to: other, change: o.id };
-            return Decision { class, shape: Arc::clone(&o.shape) };
+            return Decision { schedule: o.schedule.clone(), ..Decision::of(class, &o.shape) };
         }
 
         if let Some(wanted) = self.wishes.get(&from) {
@@ -296,10 +302,10 @@ impl Plan {
                 .filter(|(_, (net, _))| to.is_in(net))
                 .max_by_key(|(index, (net, _))| (net.prefix_len(), *index));
             if let Some((index, (_, shape))) = rule {
-                return Decision { class: ClassId::Rule(from, index as u32), shape: Arc::clone(shape) };
+                return Decision::of(ClassId::Rule(from, index as u32), shape);
             }
             if wanted.default_counts {
-                return Decision { class: ClassId::Default(from), shape: Arc::clone(&wanted.default) };
+                return Decision::of(ClassId::Default(from), &wanted.default);
             }
         }
 
@@ -310,12 +316,19 @@ impl Plan {
             .rev()
             .find(|(_, (l, _))| covers(&l.from, &l.to, l.both_ways, &l.network));
         match link {
-            Some((index, (_, shape))) => Decision {
-                class: ClassId::Link { from, to: other, link: index as u32 },
-                shape: Arc::clone(shape),
-            },
+            Some((index, (_, shape))) => {
+                Decision::of(ClassId::Link { from, to: other, link: index as u32 }, shape)
+            }
             None => self.unshaped(),
         }
+    }
+}
+
+// === impl Decision ===
+
+impl Decision {
+    fn of(class: ClassId, shape: &Arc<LinkShape>) -> Decision {
+        Decision { class, shape: Arc::clone(shape), schedule: None }
     }
 }
 

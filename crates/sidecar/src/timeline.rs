@@ -9,13 +9,11 @@ use std::time::Duration;
 use testground_model::shape::{Chance, Filter, LinkShape, Loss};
 use testground_model::topology::{Action, Change, Endpoint, Link};
 
-use crate::plan::{Lift, Overlay, contains, words};
+use crate::plan::{Later, Lift, Overlay, Schedule, contains, words};
 use crate::show::{describe, seconds};
-use trace::Trace;
 
 #[cfg(test)]
 mod tests;
-mod trace;
 
 /// The changes of a run in the order of their times. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -40,12 +38,14 @@ struct Entry {
     change: Change,
     /// What holds for the same links without this change: where a ramp starts, and what a trace leaves as it is.
     base: LinkShape,
-    trace: Option<Trace>,
+    schedule: Option<Arc<Schedule>>,
 }
 
 /// What an entry does at a moment after its start.
 enum Effect {
     Shape(LinkShape),
+    /// The shape, and when packets leave.
+    Follow(LinkShape, Arc<Schedule>),
     Heal,
     /// Nothing: between two downs of a flap, after the end of a trace.
     Nothing,
@@ -67,11 +67,13 @@ impl Timeline {
         let mut entries: Vec<Entry> = Vec::with_capacity(changes.len());
         for (id, change) in changes.into_iter().enumerate() {
             let base = change.base.clone().unwrap_or_else(|| base(&entries, &change, links));
-            let trace = match &change.action {
-                Action::Trace { opportunities, repeat } => Some(Trace::new(opportunities, *repeat)),
+            let schedule = match &change.action {
+                Action::Trace { opportunities, repeat } => {
+                    Schedule::new(opportunities, *repeat, change.at, Schedule::window(&base)).map(Arc::new)
+                }
                 _ => None,
             };
-            entries.push(Entry { id: id as u32, change, base, trace });
+            entries.push(Entry { id: id as u32, change, base, schedule });
         }
         Timeline { entries: entries.into() }
     }
@@ -96,21 +98,40 @@ impl Timeline {
                 continue;
             }
             later(entry.next(now));
-            let Change { from, to, both_ways, network, .. } = change.clone();
-            match entry.effect(now) {
+            let (id, both_ways) = (entry.id, change.both_ways);
+            let (from, to, network) = (change.from.clone(), change.to.clone(), change.network.clone());
+            let (shape, schedule) = match entry.effect(now) {
                 Effect::Nothing => continue,
-                Effect::Heal => moment.lifts.push(Lift { id: entry.id, from, to, both_ways, network }),
-                Effect::Shape(shape) => {
-                    let shape = Arc::new(shape);
-                    moment.overlays.push(Overlay { id: entry.id, from, to, both_ways, network, shape });
+                Effect::Heal => {
+                    moment.lifts.push(Lift { id, from, to, both_ways, network });
+                    hiding.push(change);
+                    continue;
                 }
-            }
+                Effect::Shape(shape) => (Arc::new(shape), None),
+                Effect::Follow(shape, schedule) => (Arc::new(shape), Some(schedule)),
+            };
+            moment.overlays.push(Overlay { id, from, to, both_ways, network, shape, schedule });
             hiding.push(change);
         }
         moment.overlays.reverse();
         moment.lifts.retain(|lift| moment.overlays.iter().any(|o| o.id < lift.id));
         moment.lifts.reverse();
         moment
+    }
+
+    /// The shapes that changes give their links, by time: where a ramp ends, and what a trace leaves as it is. A cut link has
+    /// none to speak of.
+    pub fn shapes(&self) -> Vec<Later> {
+        let later = |entry: &Entry| {
+            let (shape, follows_trace) = match &entry.change.action {
+                Action::Shape(shape) | Action::Ramp { to: shape, .. } => (shape.clone(), false),
+                Action::Trace { .. } => (LinkShape { bandwidth: None, ..entry.base.clone() }, true),
+                Action::Partition | Action::Heal | Action::Flap { .. } => return None,
+            };
+            let Change { at, from, to, both_ways, network, .. } = entry.change.clone();
+            Some(Later { at, link: Link { from, to, both_ways, network, shape }, follows_trace })
+        };
+        self.entries.iter().filter_map(later).collect()
     }
 
     /// What happened after one moment (from the very start: `None`) up to another, in words, by time.
@@ -139,11 +160,12 @@ impl Entry {
                 Some((_, true, _)) => cut(),
                 _ => Effect::Nothing,
             },
-            Action::Trace { .. } => match self.trace.as_ref().and_then(|t| t.at(into)) {
-                Some(segment) => {
-                    Effect::Shape(LinkShape { bandwidth: Some(segment.rate), ..self.base.clone() })
+            Action::Trace { .. } => match &self.schedule {
+                Some(schedule) if schedule.repeats() || into < schedule.length() => {
+                    let shape = LinkShape { bandwidth: None, ..self.base.clone() };
+                    Effect::Follow(shape, Arc::clone(schedule))
                 }
-                None => Effect::Nothing,
+                _ => Effect::Nothing,
             },
         }
     }
@@ -158,7 +180,9 @@ impl Entry {
                 Some((step * (done + 1)).min(*over))
             }
             Action::Flap { down, up, times } => flap(into, *down, *up, *times).map(|(_, _, end)| end),
-            Action::Trace { .. } => self.trace.as_ref().and_then(|t| t.at(into)).map(|segment| segment.end),
+            Action::Trace { repeat: false, .. } => {
+                self.schedule.as_ref().map(|s| s.length()).filter(|length| into < *length)
+            }
             _ => None,
         };
         next.map(|next| self.change.at + next)
@@ -200,7 +224,7 @@ impl Entry {
                     .collect()
             }
             Action::Trace { repeat, .. } => {
-                let length = self.trace.as_ref().map_or(Duration::ZERO, Trace::length);
+                let length = self.schedule.as_ref().map_or(Duration::ZERO, |s| s.length());
                 let again = if *repeat { ", again and again" } else { "" };
                 let mut told =
                     vec![(*at, format!("{links}: bandwidth follows a trace of {}{again}", seconds(length)))];
@@ -220,6 +244,7 @@ fn base(earlier: &[Entry], change: &Change, links: &[Link]) -> LinkShape {
             // What a cut hides is still what a ramp starts from.
             (Action::Partition | Action::Flap { .. }, _) | (_, Effect::Nothing) => {}
             (_, Effect::Shape(shape)) => return shape,
+            (_, Effect::Follow(..)) => return entry.base.clone(),
             (_, Effect::Heal) => break,
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use lab_support::{appear, default_network, everywhere, instance, link, network, run};
 use testground_model::run::ProofSettings;
 use testground_model::shape::{Filter, LinkShape};
+use testground_sidecar::plan::Later;
 use testground_sidecar::reactor::lab::{LabError, LabNetwork};
 use testground_sidecar::request::{Request, RequestError};
 
@@ -172,7 +173,7 @@ fn shapes_and_rules_are_in_force_when_the_answer_is_there() {
         took(20.0, "16.0.0.4");
         assert!(one.reaches("fd16::3"));
 
-        let view = lab.show().await.unwrap();
+        let view = lab.show().unwrap();
         assert!(
             view.links.iter().any(|l| l.from == "a[0]/default" && l.to == "b[0]/default" && l.sent >= 10)
         );
@@ -260,16 +261,23 @@ fn declared_shapes_are_measured_and_what_is_wrong_is_told() {
             link("c", "d", true, slow),
         ];
         let settings = run.settings.proof;
+        let later = |at, link, follows_trace| Later { at: Duration::from_secs(at), link, follows_trace };
+        let changes = vec![
+            later(10, link("a", "c", true, late(30)), false),
+            later(20, link("a", "c", true, late(5)), true),
+        ];
         let lab = LabNetwork::start(&run, ports).unwrap();
-        let proved = lab.prove(&settings).await.unwrap();
-        assert_eq!(proved.unproved.len(), 1, "{:?}", proved.unproved);
+        let proved = lab.prove(&settings, changes).await.unwrap();
+        assert_eq!(proved.unproved.len(), 2, "{:?}", proved.unproved);
+        assert!(proved.unproved[1].ends_with("a trace, the first of them at 20s between a and c"));
         let labels: Vec<&str> = proved.proofs.iter().map(|p| p.label.as_str()).collect();
-        assert_eq!(labels, ["a <-> b", "a -> c", "c -> a", "b <-> c"]);
+        assert_eq!(labels, ["a <-> b", "a -> c", "c -> a", "b <-> c", "at 10s a <-> c", "at 20s a <-> c"]);
         if !proved.clean {
             return lab_support::skip("declared_shapes_are_measured", "the machine is too busy to measure");
         }
         assert_eq!(proved.off(), Vec::<String>::new(), "{:#?}", proved.proofs);
-        let [ab, ac, ca, bc] = &proved.proofs[..] else { panic!() };
+        let [ab, ac, ca, bc, later, _] = &proved.proofs[..] else { panic!() };
+        assert!(later.round_trip_p50.unwrap() >= Duration::from_millis(60));
         assert_eq!(ab.asked, narrow);
         assert!(ab.delay_p50.unwrap() >= Duration::from_millis(20));
         assert!(ab.round_trip_p50.unwrap() >= Duration::from_millis(40));
@@ -282,7 +290,7 @@ fn declared_shapes_are_measured_and_what_is_wrong_is_told() {
         assert!((9.5e6..10.5e6).contains(&rate), "{rate}");
         // No plane delivers in no time at all: with such a tolerance every shape is off, and said to be.
         let strict = ProofSettings { delay: Duration::ZERO, ..settings };
-        let off = lab.prove(&strict).await.unwrap().off();
+        let off = lab.prove(&strict, Vec::new()).await.unwrap().off();
         assert!(off[0].starts_with("a <-> b: the median delay is"), "{off:?}");
         assert!(off.len() == 3, "a cut link lets nothing through at any tolerance: {off:?}");
         let left = lab.plan();

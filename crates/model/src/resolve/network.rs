@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Member, Resolver, near};
-use crate::composition::{LinkSpec, NetworkSpec, SelectorSpec};
+use crate::composition::{Deed, LinkSpec, NetworkSpec, SelectorSpec};
 use crate::diagnostic::{Place, names};
 use crate::name::InstanceName;
 use crate::reader::At;
@@ -165,7 +165,10 @@ impl Resolver<'_> {
         {
             self.error(gap.place.warning("reorder_gap has no effect without reorder"));
         }
+        let follows_traces =
+            self.composition.timeline.iter().any(|change| matches!(change.deed, Deed::Trace { .. }));
         if shape.bandwidth.is_none()
+            && !follows_traces
             && let Some(at) = spec.shape.queue.as_ref().map(|q| &q.place).or(spec
                 .shape
                 .queue_discipline

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use testground_model::shape::LinkShape;
 use testground_model::topology::{Endpoint, Link};
 
 use super::Plan;
+use crate::show::seconds;
 
 /// A declared shape with the one on the way back, once for all links that have both.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +20,17 @@ pub struct Declared {
     pub there: Arc<LinkShape>,
     /// The shape of packets that come back; without effect where nothing is declared.
     pub back: Arc<LinkShape>,
+}
+
+/// A shape that the timeline declares for a later moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Later {
+    /// When, on the run's clock.
+    pub at: Duration,
+    /// The links, with the shape that they will have; without the bandwidth where that follows a trace.
+    pub link: Link,
+    /// Whether the bandwidth follows a trace.
+    pub follows_trace: bool,
 }
 
 /// Who put a shape in force.
@@ -49,19 +62,31 @@ pub struct InForce {
     pub both_ways: bool,
     /// The shape.
     pub shape: LinkShape,
+    /// The trace that it follows in the place of a bandwidth, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 
 impl Plan {
-    /// Every distinct pair of a declared shape and the shape on the way back, in the order of the links. A link that
-    /// goes both ways counts once, unless another link gives its way back a shape of its own.
-    pub fn distinct_shapes(&self) -> Vec<Declared> {
+    /// Every distinct pair of a declared shape and the shape on the way back, in the order of the links and then of the
+    /// timeline. A link that goes both ways counts once, unless another link gives its way back a shape of its own. What
+    /// comes back over a link that changes has the shape of the change, or the one that is declared from the start.
+    pub fn distinct_shapes(&self, later: &[Later]) -> Vec<Declared> {
         let mut found: Vec<(Declared, u32)> = Vec::new();
-        for (link, shape) in self.links.iter() {
-            let back = self.way_back(link).unwrap_or_else(|| Arc::clone(&self.transparent));
-            match found.iter_mut().find(|(d, _)| d.there == *shape && d.back == back) {
+        let mut note = |label: String, there: Arc<LinkShape>, back: Option<Arc<LinkShape>>| {
+            let back = back.unwrap_or_else(|| Arc::clone(&self.transparent));
+            match found.iter_mut().find(|(d, _)| d.there == there && d.back == back) {
                 Some((_, more)) => *more += 1,
-                None => found.push((Declared { label: label(link), there: Arc::clone(shape), back }, 0)),
+                None => found.push((Declared { label, there, back }, 0)),
             }
+        };
+        for (link, shape) in self.links.iter() {
+            note(label(link), Arc::clone(shape), self.way_back(link));
+        }
+        for Later { at, link, .. } in later {
+            let shape = Arc::new(link.shape.clone());
+            let back = if link.both_ways { Some(Arc::clone(&shape)) } else { self.way_back(link) };
+            note(format!("at {} {}", seconds(*at), label(link)), shape, back);
         }
         found
             .into_iter()
@@ -81,6 +106,7 @@ impl Plan {
             to: words(&o.to),
             both_ways: o.both_ways,
             shape: (*o.shape).clone(),
+            trace: o.schedule.as_ref().map(|s| s.to_string()),
         });
         let mut senders: Vec<_> = self.wishes.iter().collect();
         senders.sort_by_key(|(port, _)| **port);
@@ -93,6 +119,7 @@ impl Plan {
                 to,
                 both_ways: false,
                 shape: shape.clone(),
+                trace: None,
             };
             let rules =
                 wanted.rules.iter().map(move |(net, shape)| entry(Layer::Rule, net.to_string(), shape));
@@ -107,6 +134,7 @@ impl Plan {
             to: words(&link.to),
             both_ways: link.both_ways,
             shape: (**shape).clone(),
+            trace: None,
         });
         changes.chain(own).chain(links).collect()
     }

@@ -26,7 +26,8 @@ fn link(from: Endpoint, to: Endpoint, both_ways: bool, shape: LinkShape) -> Link
 }
 
 fn overlay(id: u32, from: Endpoint, to: Endpoint, both_ways: bool, shape: LinkShape) -> Overlay {
-    Overlay { id, from, to, both_ways, network: "default".to_owned(), shape: Arc::new(shape) }
+    let (network, shape) = ("default".to_owned(), Arc::new(shape));
+    Overlay { id, from, to, both_ways, network, shape, schedule: None }
 }
 
 fn member(port: u32, group: &str, index: u32, region: &str, addresses: &[&str]) -> Member {
@@ -174,15 +175,21 @@ fn distinct_shapes_pair_each_shape_with_its_way_back() {
         link(group("v"), group("w"), false, ms(7)),
         link(Endpoint::Instance(InstanceName::new("w", 0)), group("v"), false, ms(8)),
     ]);
+    let later = |at, link| Later { at: Duration::from_secs(at), link, follows_trace: false };
+    let changes = [
+        later(10, link(group("a"), group("b"), true, ms(1))),
+        later(10, link(region("east"), region("west"), false, ms(20))),
+        later(20, link(region("east"), region("west"), true, ms(30))),
+    ];
     let seen: Vec<(String, u128, u128)> = plan
-        .distinct_shapes()
+        .distinct_shapes(&changes)
         .into_iter()
         .map(|d| (d.label, d.there.latency.as_millis(), d.back.latency.as_millis()))
         .collect();
     assert_eq!(
         seen,
         [
-            ("a <-> b and 1 more".to_owned(), 1, 1),
+            ("a <-> b and 2 more".to_owned(), 1, 1),
             ("east -> west".to_owned(), 2, 3),
             ("west -> east".to_owned(), 3, 2),
             ("east -> east".to_owned(), 4, 4),
@@ -190,6 +197,8 @@ fn distinct_shapes_pair_each_shape_with_its_way_back() {
             ("all -> v".to_owned(), 6, 0),
             ("v -> w".to_owned(), 7, 6),
             ("w[0] -> v".to_owned(), 8, 7),
+            ("at 10s east -> west".to_owned(), 20, 3),
+            ("at 20s east <-> west".to_owned(), 30, 30),
         ]
     );
 }

@@ -20,7 +20,7 @@ use testground_model::topology::Network;
 use thiserror::Error;
 
 use crate::address::{AddressError, CONTROL_GATEWAY, Pool};
-use crate::plan::{Lift, Overlay, Plan, PortId};
+use crate::plan::{Later, Lift, Overlay, Plan, PortId};
 use crate::plane::switch::{Switch, SwitchConfig, SwitchError};
 use crate::proof::Proved;
 use crate::request::{Request, RequestError};
@@ -194,6 +194,11 @@ impl LabNetwork {
         self.on_worker(move |inner, tour| Ok(inner.apply(tour, &slot, &request))).await.map_err(refused)?
     }
 
+    /// Says when the run's clock began: what schedules of the timeline are reckoned from. Before the first change.
+    pub fn begin(&self, zero: std::time::Instant) -> Result<(), LabError> {
+        Ok(self.inner.switch.begin(zero)?)
+    }
+
     /// Puts these changes of the timeline in force, in the place of all before.
     pub fn change(&self, overlays: Vec<Overlay>, lifts: Vec<Lift>) -> Result<(), LabError> {
         self.inner.replan(|plan| {
@@ -202,30 +207,28 @@ impl LabNetwork {
         })
     }
 
-    /// Measures every distinct declared shape between two ports of the network's own, on a thread of its own. It takes about
-    /// four times the longest latency, and a third of a second at least; nothing that instances send is touched.
+    /// Measures every distinct declared shape, those of the timeline among them, between two ports of the network's own, on a
+    /// thread of its own. It takes about four times the longest latency, and a third of a second at least; nothing that
+    /// instances send is touched.
     ///
     /// What is off is in the answer; an error means that it could not be measured.
-    pub async fn prove(&self, settings: &ProofSettings) -> Result<Proved, LabError> {
+    pub async fn prove(&self, settings: &ProofSettings, later: Vec<Later>) -> Result<Proved, LabError> {
         if !settings.enabled {
             return Ok(Proved { clean: true, ..Proved::default() });
         }
         let (inner, settings) = (Arc::clone(&self.inner), *settings);
         let proof = tokio::task::spawn_blocking(move || {
-            tour(|tour| inner.prove(tour, &settings))
+            tour(|tour| inner.prove(tour, &settings, &later))
                 .map_err(|e| LabError::machine("failed to start a thread".to_owned(), &e))?
         });
         proof.await.map_err(|_| LabError::Stopped)?
     }
 
-    /// Everything about the network at this moment, for `testground network show`.
-    pub async fn show(&self) -> Result<View, LabError> {
-        self.on_worker(|inner, _| {
-            let snapshot = inner.switch.snapshot()?;
-            let plan = inner.shared().plan.clone();
-            Ok(View::new(&inner.wiring.kind().to_string(), &plan, &snapshot))
-        })
-        .await
+    /// Everything about the network at this moment, for `testground network show`. Waits for the switch's answer, which takes
+    /// up to some milliseconds where there are very many links.
+    pub fn show(&self) -> Result<View, LabError> {
+        let snapshot = self.inner.switch.snapshot()?;
+        Ok(View::new(&self.ports().to_string(), &self.plan(), &snapshot))
     }
 
     /// The instance with this address on the control network: who is behind a peer of the sync service.

@@ -174,7 +174,12 @@ impl View {
         let rows = self.in_force.iter().map(|e| {
             let arrow = if e.both_ways { "<->" } else { "->" };
             let links = format!("{} {arrow} {}", e.from, e.to);
-            [e.layer.to_string(), e.network.clone(), links, describe(&e.shape)]
+            let shape = match &e.trace {
+                Some(trace) if e.shape.is_transparent() => trace.clone(),
+                Some(trace) => format!("{}, {trace}", describe(&e.shape)),
+                None => describe(&e.shape),
+            };
+            [e.layer.to_string(), e.network.clone(), links, shape]
         });
         grid(
             &mut text,

@@ -182,12 +182,43 @@ fn a_trace_changes_the_bandwidth_and_nothing_else() {
         ],
         &[],
     );
-    let at = |t| timeline.at(t).overlays.last().unwrap().shape.clone();
-    assert_eq!((at(s(1)).bandwidth, at(s(1)).latency), (Some(12_112_000), ms(30)));
-    assert_eq!(at(ms(1150)).bandwidth, Some(6_056_000));
-    assert_eq!(timeline.at(s(1)).next, Some(ms(1100)));
-    assert_eq!(at(ms(1200)).bandwidth, None, "when it is over, what was before holds");
+    let at = |t| timeline.at(t).overlays.last().unwrap().clone();
+    let schedule = at(s(1)).schedule.unwrap();
+    assert_eq!(at(s(1)).shape.latency, ms(30));
+    assert_eq!(schedule.at(0), Some(1_001_000_000), "on the run's clock");
+    assert_eq!(schedule.at(149), Some(1_200_000_000));
+    assert_eq!(schedule.most(), 60, "within the round trip");
+    assert_eq!(at(ms(1150)), at(s(1)), "it is one change all the time");
+    assert_eq!(timeline.at(s(1)).next, Some(ms(1200)));
+    assert_eq!(at(ms(1200)).schedule, None, "when it is over, what was before holds");
     assert_eq!(timeline.at(ms(1200)).next, None);
+}
+
+#[test]
+fn the_shapes_to_come_are_those_that_changes_give_their_links() {
+    let trace = Action::Trace { opportunities: vec![5, 10], repeat: true };
+    let timeline = Timeline::new(
+        &[
+            change(1, "a", "b", Action::Shape(LinkShape { bandwidth: Some(1000), ..late(30) })),
+            change(2, "a", "b", trace),
+            change(3, "a", "b", Action::Partition),
+            change(4, "a", "b", Action::Heal),
+            change(5, "a", "b", Action::Ramp { to: losing(5.0), over: s(1) }),
+        ],
+        &[],
+    );
+    let shapes = timeline.shapes();
+    let seen: Vec<_> = shapes.iter().map(|l| (l.at, l.link.shape.clone(), l.follows_trace)).collect();
+    let steady = LinkShape { bandwidth: Some(1000), ..late(30) };
+    assert_eq!(seen, [(s(1), steady, false), (s(2), late(30), true), (s(5), losing(5.0), false)]);
+}
+
+#[test]
+fn a_trace_that_repeats_is_never_over() {
+    let trace = Action::Trace { opportunities: vec![5, 10], repeat: true };
+    let timeline = Timeline::new(&[change(1, "a", "b", trace)], &[]);
+    assert_eq!(timeline.at(s(1)).next, None);
+    assert!(timeline.at(s(1_000_000)).overlays[0].schedule.is_some());
 }
 
 #[test]

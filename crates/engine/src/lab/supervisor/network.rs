@@ -12,7 +12,6 @@ use testground_model::event::{EventKind, Lateness};
 use testground_model::name::InstanceName;
 use testground_sidecar::reactor::lab::serve::{Keys, Notice, Serving};
 use testground_sidecar::reactor::lab::{LabNetwork, PortKind};
-use testground_sidecar::show::View;
 use testground_sidecar::timeline::Timeline;
 use testground_sync::SyncHandle;
 use tokio::sync::mpsc;
@@ -50,7 +49,7 @@ impl Networks {
         sync: SyncHandle,
     ) -> Result<(Networks, Notices), String> {
         let lab = LabNetwork::start(&setup.run, PortKind::Auto).map_err(text)?;
-        client.event(EventKind::LabStarted { pid: setup.lab_pid, ports: ports(&lab).to_owned() }).await;
+        client.event(EventKind::LabStarted { pid: setup.lab_pid, ports: lab.ports().to_string() }).await;
         let gateway = lab.gateway().await.map_err(text)?;
         let namespaces = appear(&lab, setup, client).await?;
         let watched = watch(&lab, setup)?;
@@ -89,7 +88,8 @@ impl Networks {
     /// Where the switch itself was late, time and again, nothing is proved either way: that is told as a warning, and
     /// the shapes' own findings are not held against them.
     pub(super) async fn prove(&self, setup: &Setup, client: &Client) -> Result<(), String> {
-        let proved = self.lab.prove(&setup.run.settings.proof).await.map_err(text)?;
+        let later = Timeline::new(&setup.run.timeline, &setup.run.links).shapes();
+        let proved = self.lab.prove(&setup.run.settings.proof, later).await.map_err(text)?;
         if !proved.clean {
             let late = proved.lateness.late_p99_us / 1000.0;
             let mut message = format!(
@@ -141,11 +141,8 @@ impl Networks {
             let Some(lab) = shown.as_ref() else {
                 return serde_json::json!({ "error": "the lab is ending" });
             };
-            match lab.switch().snapshot() {
-                Ok(snapshot) => {
-                    let view = View::new(ports(lab), &lab.plan(), &snapshot);
-                    serde_json::to_value(view).unwrap_or_default()
-                }
+            match lab.show() {
+                Ok(view) => serde_json::to_value(view).unwrap_or_default(),
                 Err(e) => serde_json::json!({ "error": text(e) }),
             }
         }
@@ -172,14 +169,6 @@ impl Networks {
                 Err(_) => std::future::pending().await,
             }
         }
-    }
-}
-
-/// What carries packets between the instances and the switch.
-fn ports(lab: &LabNetwork) -> &'static str {
-    match lab.ports() {
-        PortKind::PacketSocket => "packet-socket",
-        _ => "tap",
     }
 }
 

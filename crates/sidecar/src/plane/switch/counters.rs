@@ -13,6 +13,8 @@ pub enum Cause {
     Queue,
     /// CoDel dropped it at the head of its queue.
     Codel,
+    /// The trace that its link followed was over before its turn came.
+    TraceOver,
     /// The link's filter, silently.
     FilterDrop,
     /// The link's filter, and the sender was told.
@@ -40,13 +42,14 @@ pub enum Cause {
 }
 
 /// How many causes there are.
-pub const CAUSES: usize = 15;
+pub const CAUSES: usize = 16;
 
 /// Every cause, in the order of its number.
 pub const ALL_CAUSES: [Cause; CAUSES] = [
     Cause::Loss,
     Cause::Queue,
     Cause::Codel,
+    Cause::TraceOver,
     Cause::FilterDrop,
     Cause::FilterReject,
     Cause::Malformed,
@@ -83,6 +86,7 @@ impl Cause {
             Cause::Loss => "loss",
             Cause::Queue => "queue",
             Cause::Codel => "codel",
+            Cause::TraceOver => "trace_over",
             Cause::FilterDrop => "filter_drop",
             Cause::FilterReject => "filter_reject",
             Cause::Malformed => "malformed",

@@ -27,7 +27,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender, SyncSender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use testground_linux::poll::{EventFd, PollError};
 use tokio::sync::watch;
@@ -58,6 +58,7 @@ pub(crate) enum Command {
     AllowPeers(PortId, bool, Reply<Result<(), SwitchError>>),
     Detach(PortId, Reply<Result<(), SwitchError>>),
     Install(Arc<Plan>, Reply<()>),
+    Begin(Instant, Reply<()>),
     Snapshot(Reply<Box<Snapshot>>),
     Capture(Vec<PortId>, File, Reply<Result<(), SwitchError>>),
     Record(File, Reply<Result<(), SwitchError>>),
@@ -107,6 +108,12 @@ impl Switch {
     /// class that is still there keeps its backlog.
     pub fn install(&self, plan: Arc<Plan>) -> Result<(), SwitchError> {
         self.ask(|reply| Command::Install(plan, reply))
+    }
+
+    /// Says when the run's clock began. A [`crate::plan::Schedule`] is reckoned from it, in plans that are installed after
+    /// this returned.
+    pub fn begin(&self, zero: Instant) -> Result<(), SwitchError> {
+        self.ask(|reply| Command::Begin(zero, reply))
     }
 
     /// What the switch has done so far: counters, drops by cause, lateness, memory.

@@ -225,6 +225,11 @@ impl Pump {
                 self.fabric.install(plan, now);
                 let _ = reply.send(());
             }
+            Command::Begin(zero, reply) => {
+                let zero = zero.saturating_duration_since(self.started);
+                self.fabric.begin(zero.as_nanos() as u64);
+                let _ = reply.send(());
+            }
             Command::Snapshot(reply) => drop(reply.send(Box::new(self.snapshot()))),
             Command::Capture(ports, file, reply) => {
                 drop(reply.send(self.files.start_capture(&self.fabric, &ports, file)));

@@ -15,7 +15,7 @@ use testground_model::topology::{Endpoint, Link};
 
 use super::pod::{bring_up, index_of};
 use super::{Inner, LabError};
-use crate::plan::{Member, PortId};
+use crate::plan::{Later, Member, PortId, words};
 use crate::plane::switch::snapshot::Snapshot;
 use crate::plane::switch::table::mac_of;
 use crate::plane::switch::{NetworkKind, PortSpec};
@@ -23,6 +23,7 @@ use crate::proof::measure::{Ends, UDP_PORT, far_address, measure, near_address};
 use crate::proof::schedule::{MTU, Round, Trial, rounds};
 use crate::proof::verdict::{has_time, judge};
 use crate::proof::{ATTEMPTS, NETWORK, Proved};
+use crate::show::seconds;
 
 /// The probe interface's name in its namespace.
 const PROBE: &str = "probe";
@@ -42,9 +43,18 @@ struct Bench {
 
 impl Inner {
     /// Measures every distinct declared shape.
-    pub(super) fn prove(&self, tour: &mut Tour, settings: &ProofSettings) -> Result<Proved, LabError> {
-        let declared = self.shared().plan.distinct_shapes();
-        let (rounds, unproved) = rounds(&declared);
+    pub(super) fn prove(
+        &self,
+        tour: &mut Tour,
+        settings: &ProofSettings,
+        later: &[Later],
+    ) -> Result<Proved, LabError> {
+        let declared = self.shared().plan.distinct_shapes(later);
+        let (rounds, mut unproved) = rounds(&declared);
+        unproved.extend(later.iter().find(|l| l.follows_trace).map(|Later { at, link, .. }| {
+            let (at, from, to) = (seconds(*at), words(&link.from), words(&link.to));
+            format!("bandwidths that follow a trace, the first of them at {at} between {from} and {to}")
+        }));
         let mut proved = Proved { unproved, clean: true, ..Proved::default() };
         let most = rounds.iter().map(|r| r.trials.len()).max().unwrap_or(0);
         if most == 0 {

@@ -114,6 +114,7 @@ impl Serving {
         let zero = Instant::now();
         let (network, timeline) = (self.network.clone(), self.timeline.clone());
         let mut clock = Clock { network, timeline, zero, told: None, notices: self.notices.clone() };
+        self.network.begin(zero.into_std()).map_err(|e| e.to_string())?;
         let next = clock.tick()?;
         let state = self.keys.state("network-initialized");
         for instance in self.network.instances() {

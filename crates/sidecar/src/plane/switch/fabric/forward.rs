@@ -9,6 +9,7 @@ use super::super::config::NetworkKind;
 use super::super::counters::{Cause, Drops, Traffic};
 use super::super::link::chance::Stream;
 use super::super::link::codel::{Codel, Waiting};
+use super::super::link::opportunity::Opportunities;
 use super::super::link::server::Server;
 use super::super::link::{Effects, Flow, Piece, Step};
 use super::super::packet::reply::{self, Resolution};
@@ -260,16 +261,18 @@ impl Fabric {
     ) {
         let bytes = source.segments.size(piece.first);
         let index = index + u64::from(piece.first);
-        let has_room = {
+        let turn = {
             let class = path.class.borrow();
-            class.effects.rate.as_ref().is_none_or(|rate| class.has_room(rate, bytes))
+            match &class.effects.rate {
+                Some(rate) if !class.has_room(rate, now, bytes) => Err(Cause::Queue),
+                Some(rate) => class.server.turn(rate, now).ok_or(Cause::TraceOver),
+                None => Ok(now),
+            }
         };
-        let held = if has_room { self.hold(path, source, piece, index) } else { Err(Cause::Queue) };
-        match held {
-            Ok(held) => {
+        match turn.and_then(|turn| Ok((turn, self.hold(path, source, piece, index)?))) {
+            Ok((turn, held)) => {
                 let mut class = path.class.borrow_mut();
                 if class.codel.is_empty() {
-                    let turn = class.server.free_at().max(now);
                     self.departures.push(turn, Departure::Serve(Rc::clone(&path.class)));
                 }
                 class.codel.push(Waiting { item: held, bytes, since: now });
@@ -365,9 +368,11 @@ impl Fabric {
         let generation = self.generation;
         if let Some(known) = self.classes.get(&decision.class).cloned() {
             let mut class = known.borrow_mut();
-            if class.generation != generation && *class.shape != *decision.shape {
+            let is_same = *class.shape == *decision.shape && class.schedule == decision.schedule;
+            if class.generation != generation && !is_same {
                 class.effects = self.effects(decision);
                 class.shape = decision.shape.clone();
+                class.schedule = decision.schedule.clone();
                 class.version += 1;
             }
             class.generation = generation;
@@ -378,6 +383,7 @@ impl Fabric {
             id: decision.class,
             effects: self.effects(decision),
             shape: decision.shape.clone(),
+            schedule: decision.schedule.clone(),
             version: 0,
             generation,
             server: Server::default(),
@@ -390,13 +396,18 @@ impl Fabric {
     }
 
     fn effects(&mut self, decision: &Decision) -> Rc<Effects> {
-        let shape = &decision.shape;
+        let (shape, zero) = (&decision.shape, self.zero);
+        let new = || {
+            Rc::new(match &decision.schedule {
+                Some(s) => Effects::following(shape, Opportunities::new(Arc::clone(s), zero)),
+                None => Effects::new(shape),
+            })
+        };
         match decision.class {
             ClassId::Link { .. } | ClassId::Overlay { .. } => {
-                let known = self.effects.entry(Arc::as_ptr(shape));
-                Rc::clone(known.or_insert_with(|| Rc::new(Effects::new(shape))))
+                Rc::clone(self.effects.entry(Arc::as_ptr(shape)).or_insert_with(new))
             }
-            ClassId::Unshaped | ClassId::Default(_) | ClassId::Rule(..) => Rc::new(Effects::new(shape)),
+            ClassId::Unshaped | ClassId::Default(_) | ClassId::Rule(..) => new(),
         }
     }
 

@@ -59,6 +59,8 @@ pub struct Fabric {
     effects: HashMap<*const LinkShape, Rc<Effects>>,
     plan: Arc<Plan>,
     generation: u64,
+    /// When the run's clock began.
+    zero: u64,
     pool: Pool,
     scratch: Vec<u8>,
     departures: Departures<Departure>,
@@ -104,6 +106,7 @@ impl Fabric {
             effects: HashMap::new(),
             plan: Arc::default(),
             generation: 0,
+            zero: 0,
             scratch: pool.scratch(),
             pool,
             departures: Departures::default(),
@@ -207,6 +210,11 @@ impl Fabric {
             class.generation == last || class.server.free_at() > now || !class.codel.is_empty()
         });
         self.generation += 1;
+    }
+
+    /// Says when the run's clock began, which schedules of plans installed from now on are reckoned from.
+    pub fn begin(&mut self, zero: u64) {
+        self.zero = zero;
     }
 
     /// Notes every decision on a data network from now on.

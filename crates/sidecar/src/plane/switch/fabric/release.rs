@@ -44,36 +44,50 @@ impl Fabric {
 
     /// A class with CoDel: the head of its queue is serialised, and the next turn is when that is done.
     fn serve(&mut self, shared: &Rc<RefCell<Class>>, turn: u64) {
-        let mut dropped = Vec::new();
+        let (mut dropped, mut never) = (Vec::new(), Vec::new());
         let mut class = shared.borrow_mut();
         let next = class.codel.pop(turn, &mut |waiting| dropped.push(waiting));
         if let Some(waiting) = next {
-            let mut held = waiting.item;
-            let finish = match class.effects.rate {
-                Some(rate) => class.server.serialise(rate.bits, turn, waiting.bytes),
-                None => turn,
+            let Class { effects, server, codel, .. } = &mut *class;
+            let finish = match &effects.rate {
+                // An opportunity carries what came before it, and this one may be used in part already.
+                Some(rate) if !rate.is_even() => server.serialise(rate, waiting.since, waiting.bytes),
+                Some(rate) => server.serialise(rate, turn, waiting.bytes),
+                None => Some(turn),
             };
-            let mut order = held.path.order.get();
-            let at = class.effects.departure(finish, &held.piece, held.piece.at, &mut order);
-            held.path.order.set(order);
-            held.piece.at = at;
-            if self.decisions.is_some() {
-                let Piece { copy, flip, .. } = held.piece;
-                let fate = Fate::Departs { at, copy, flipped: flip.is_some() };
-                let path = Rc::clone(&held.path);
-                self.note(&path, held.index, 1, turn, fate);
+            match finish {
+                Some(finish) => {
+                    let mut held = waiting.item;
+                    let mut order = held.path.order.get();
+                    held.piece.at = effects.departure(finish, &held.piece, held.piece.at, &mut order);
+                    held.path.order.set(order);
+                    self.note_departure(&held, turn);
+                    self.departures.push(held.piece.at, Departure::Packet(held));
+                }
+                None => never.push(waiting),
             }
-            self.departures.push(at, Departure::Packet(held));
-            if !class.codel.is_empty() {
-                self.departures.push(finish, Departure::Serve(Rc::clone(shared)));
+            if let Some(since) = codel.oldest() {
+                let next = effects.rate.as_ref().map_or(Some(turn), |rate| server.turn(rate, since));
+                match next {
+                    Some(next) => self.departures.push(next, Departure::Serve(Rc::clone(shared))),
+                    None => never.extend(codel.take_all()),
+                }
             }
         }
         drop(class);
-        for waiting in dropped {
+        let dropped = dropped.into_iter().map(|waiting| (waiting, Cause::Codel));
+        for (waiting, cause) in dropped.chain(never.into_iter().map(|waiting| (waiting, Cause::TraceOver))) {
             let held = waiting.item;
             let network = self.node(held.from).map_or(NetworkKind::Data(0), |n| n.network);
-            self.note(&held.path, held.index, 1, turn, Fate::Dropped(Cause::Codel));
-            self.dropped(held.from, network, Some(&held.path), Cause::Codel, 1);
+            self.note(&held.path, held.index, 1, turn, Fate::Dropped(cause));
+            self.dropped(held.from, network, Some(&held.path), cause, 1);
+        }
+    }
+
+    fn note_departure(&mut self, held: &Held, now: u64) {
+        if self.decisions.is_some() {
+            let Piece { at, copy, flip, .. } = held.piece;
+            self.note(&held.path, held.index, 1, now, Fate::Departs { at, copy, flipped: flip.is_some() });
         }
     }
 

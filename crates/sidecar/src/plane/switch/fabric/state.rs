@@ -16,7 +16,7 @@ use super::super::link::server::{Limit, Rate, Server};
 use super::super::link::{Effects, Flow, Piece};
 use super::super::packet::VnetHeader;
 use super::super::pool::Stored;
-use crate::plan::{ClassId, PortId};
+use crate::plan::{ClassId, PortId, Schedule};
 
 /// A port as the fabric sees it: all but its descriptor.
 #[derive(Debug)]
@@ -78,6 +78,7 @@ pub(super) struct Pair {
 pub(super) struct Class {
     pub(super) id: ClassId,
     pub(super) shape: Arc<LinkShape>,
+    pub(super) schedule: Option<Arc<Schedule>>,
     pub(super) effects: Rc<Effects>,
     /// Counts the shapes that the class has had.
     pub(super) version: u64,
@@ -143,7 +144,7 @@ impl CopyBudget {
 
 impl Class {
     /// Whether a packet finds room in CoDel's queue.
-    pub(super) fn has_room(&self, rate: &Rate, bytes: u32) -> bool {
+    pub(super) fn has_room(&self, rate: &Rate, now: u64, bytes: u32) -> bool {
         let waiting = self.codel.bytes();
         if waiting == 0 {
             return true;
@@ -151,19 +152,21 @@ impl Class {
         match rate.limit {
             Limit::Packets(limit) => self.codel.len() < limit as usize,
             Limit::Bytes(limit) => waiting + u64::from(bytes) <= limit,
-            Limit::Time(limit) => {
-                u128::from(waiting) * 8_000_000_000 / u128::from(rate.bits) <= u128::from(limit)
-            }
+            Limit::Time(limit) => self
+                .server
+                .drained_at(rate, now, waiting)
+                .is_some_and(|turn| turn.saturating_sub(now) <= limit),
         }
     }
 
     /// Nanoseconds until a packet that came now would be serialised.
     pub(super) fn backlog(&self, now: u64) -> u64 {
-        let waiting = match &self.effects.rate {
-            Some(rate) => u128::from(self.codel.bytes()) * 8_000_000_000 / u128::from(rate.bits),
-            None => 0,
+        let waiting = self.codel.bytes();
+        let drained = match &self.effects.rate {
+            Some(rate) if waiting > 0 => self.server.drained_at(rate, now, waiting),
+            _ => None,
         };
-        self.server.free_at().saturating_sub(now) + waiting.min(u128::from(u64::MAX / 2)) as u64
+        drained.unwrap_or(self.server.free_at()).saturating_sub(now)
     }
 }
 

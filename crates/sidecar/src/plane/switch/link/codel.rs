@@ -79,6 +79,12 @@ impl<T> Codel<T> {
         self.waiting.push_back(waiting);
     }
 
+    /// Everything that waits; nothing does any more.
+    pub fn take_all(&mut self) -> VecDeque<Waiting<T>> {
+        self.bytes = 0;
+        std::mem::take(&mut self.waiting)
+    }
+
     /// The next one whose turn it is at `now`; what is dropped before it goes to `dropped`. (RFC 8289 5.5)
     pub fn pop(&mut self, now: u64, dropped: &mut impl FnMut(Waiting<T>)) -> Option<Waiting<T>> {
         let (mut next, ok_to_drop) = self.head(now);

@@ -4,6 +4,7 @@ use testground_model::shape::{Chance, Discipline, Filter, LinkShape, Loss};
 
 use super::chance::{Correlated, Effect, Memory, Stream, unit};
 use super::delay::Delay;
+use super::opportunity::Opportunities;
 use super::server::Rate;
 
 /// What a link does to its packets.
@@ -88,6 +89,12 @@ impl Effects {
             codel: rate.is_some() && shape.queue.discipline == Discipline::Codel,
             rate,
         }
+    }
+
+    /// Resolves a shape whose packets leave with opportunities instead of at a bandwidth.
+    pub fn following(shape: &LinkShape, opportunities: Opportunities) -> Effects {
+        let codel = shape.queue.discipline == Discipline::Codel;
+        Effects { rate: Some(Rate::following(shape, opportunities)), codel, ..Effects::new(shape) }
     }
 
     /// Whether the fate of each packet of a row has to be looked at by itself.

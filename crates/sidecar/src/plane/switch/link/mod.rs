@@ -8,6 +8,7 @@ pub mod chance;
 pub mod codel;
 pub mod delay;
 pub mod effects;
+pub mod opportunity;
 pub mod server;
 
 use testground_model::shape::Filter;
@@ -16,7 +17,7 @@ use super::counters::Cause;
 use super::packet::Segments;
 use chance::{Effect, Memory, Stream, unit};
 pub use effects::{Effects, LossModel, Odds};
-use server::Server;
+use server::{Rate, Server};
 
 /// A row of segments is cut so that no piece takes longer than this to serialise, nanoseconds: the first of it is late
 /// by at most so much.
@@ -266,8 +267,8 @@ impl Pass<'_> {
         let Some(rate) = &self.effects.rate else { return self.leave(piece, self.now, self.now, delay) };
         let begins = self.server.free_at().max(self.now);
         match self.server.accept(rate, self.now, bytes) {
-            Some(finish) => self.leave(piece, begins, finish, delay),
-            None => self.drop(piece.first, Cause::Queue),
+            Ok(finish) => self.leave(piece, begins, finish, delay),
+            Err(cause) => self.drop(piece.first, cause),
         }
     }
 
@@ -276,7 +277,8 @@ impl Pass<'_> {
         if let Some(Step::Depart(last)) = self.out.last_mut()
             && last.joins(&piece)
         {
-            let one_delay = self.effects.jitter.is_none() && finish - self.piece_begins <= PIECE;
+            let is_even = self.effects.rate.as_ref().is_none_or(Rate::is_even);
+            let one_delay = self.effects.jitter.is_none() && is_even && finish - self.piece_begins <= PIECE;
             if last.at == at || one_delay {
                 last.count += piece.count;
                 last.at = at;

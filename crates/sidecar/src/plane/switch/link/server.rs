@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use testground_model::shape::{LinkShape, QueueLimit};
 
+use super::super::counters::Cause;
 use super::delay::Delay;
+use super::opportunity::{Opportunities, Place};
 
 /// The smallest automatic queue: this many of Ethernet's full frames, so that the first flights of several TCP
 /// connections fit at any rate.
@@ -19,12 +21,21 @@ pub const AUTO_TIME: Duration = Duration::from_millis(50);
 const FULL_FRAME: u64 = 1514;
 
 /// How fast a class is, and how much may wait.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rate {
-    /// Bits per second.
-    pub bits: u64,
+    /// When bits leave.
+    pub pace: Pace,
     /// How much may wait.
     pub limit: Limit,
+}
+
+/// When bits leave.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pace {
+    /// So many in each second, evenly; at least 1.
+    Bits(u64),
+    /// In opportunities.
+    Opportunities(Opportunities),
 }
 
 /// How much may wait, resolved.
@@ -46,8 +57,11 @@ pub struct Server {
     /// What the division left over, in units of 1/rate of a nanosecond: no bit is lost to rounding.
     rest: u64,
     rate: u64,
-    /// When each waiting packet has left; kept for a limit in packets only.
-    leaving: VecDeque<u64>,
+    /// Where opportunities are used: the one that carries the last bit accepted so far.
+    place: Option<Place>,
+    /// When each waiting packet has left, and its bytes; kept where the limit can't be told from `free_at`.
+    leaving: VecDeque<(u64, u32)>,
+    leaving_bytes: u64,
 }
 
 // === impl Rate ===
@@ -56,13 +70,30 @@ impl Rate {
     /// The rate of a shape, if it has one.
     pub fn new(shape: &LinkShape) -> Option<Rate> {
         let bits = shape.bandwidth?;
-        let limit = match shape.queue.limit {
-            QueueLimit::Auto => Limit::Bytes(auto_bytes(bits, &Delay::new(shape))),
-            QueueLimit::Packets(packets) => Limit::Packets(packets),
-            QueueLimit::Bytes(bytes) => Limit::Bytes(bytes),
-            QueueLimit::Time(time) => Limit::Time(time.as_nanos() as u64),
-        };
-        Some(Rate { bits: bits.max(1), limit })
+        Some(Rate {
+            pace: Pace::Bits(bits.max(1)),
+            limit: limit(shape, || auto_bytes(bits, &Delay::new(shape))),
+        })
+    }
+
+    /// The opportunities that a shape has in the place of a bandwidth.
+    pub fn following(shape: &LinkShape, opportunities: Opportunities) -> Rate {
+        let limit = limit(shape, || opportunities.most_bytes().max(AUTO_PACKETS * FULL_FRAME));
+        Rate { pace: Pace::Opportunities(opportunities), limit }
+    }
+
+    /// Whether packets leave evenly, so that those of one row may leave together at about their moments.
+    pub fn is_even(&self) -> bool {
+        matches!(self.pace, Pace::Bits(_))
+    }
+}
+
+fn limit(shape: &LinkShape, auto: impl FnOnce() -> u64) -> Limit {
+    match shape.queue.limit {
+        QueueLimit::Auto => Limit::Bytes(auto()),
+        QueueLimit::Packets(packets) => Limit::Packets(packets),
+        QueueLimit::Bytes(bytes) => Limit::Bytes(bytes),
+        QueueLimit::Time(time) => Limit::Time(time.as_nanos() as u64),
     }
 }
 
@@ -82,37 +113,71 @@ impl Server {
         self.free_at
     }
 
-    /// Accepts a packet of some bytes and returns when its last bit leaves, or `None` when the queue is full. A packet
-    /// that finds nothing waiting is always accepted.
-    pub fn accept(&mut self, rate: &Rate, now: u64, bytes: u32) -> Option<u64> {
-        let wait = self.free_at.saturating_sub(now);
-        let has_room = match rate.limit {
-            Limit::Bytes(limit) => {
-                let waiting = u128::from(wait) * u128::from(rate.bits) / 8_000_000_000;
-                waiting + u128::from(bytes) <= u128::from(limit)
-            }
-            Limit::Time(limit) => wait <= limit,
-            Limit::Packets(limit) => {
-                while self.leaving.front().is_some_and(|left| *left <= now) {
-                    self.leaving.pop_front();
-                }
-                self.leaving.len() < limit as usize
-            }
-        };
-        if wait > 0 && !has_room {
-            return None;
+    /// When the first bit of a packet leaves that comes now; `None`: never.
+    pub fn turn(&self, rate: &Rate, now: u64) -> Option<u64> {
+        match &rate.pace {
+            Pace::Bits(_) => Some(self.free_at.max(now)),
+            Pace::Opportunities(moments) => moments.turn(self.place, now).map(|place| place.at()),
         }
-        let finish = self.serialise(rate.bits, now, bytes);
-        if matches!(rate.limit, Limit::Packets(_)) {
-            self.leaving.push_back(finish);
-        } else if !self.leaving.is_empty() {
-            self.leaving = VecDeque::new();
-        }
-        Some(finish)
     }
 
-    /// Serialises a packet behind all others, whatever waits, and returns when its last bit leaves.
-    pub fn serialise(&mut self, bits: u64, now: u64, bytes: u32) -> u64 {
+    /// When the last bit leaves of so many bytes that come now; `None`: never.
+    pub fn drained_at(&self, rate: &Rate, now: u64, bytes: u64) -> Option<u64> {
+        match &rate.pace {
+            Pace::Bits(bits) => {
+                let nanos = u128::from(bytes) * 8_000_000_000 / u128::from(*bits);
+                Some(self.free_at.max(now).saturating_add(nanos.min(u128::from(u64::MAX)) as u64))
+            }
+            Pace::Opportunities(moments) => moments.behind(self.place, now, bytes),
+        }
+    }
+
+    /// Accepts a packet of some bytes and returns when its last bit leaves, or why it can't: the queue is full, or it would
+    /// never leave. A packet that finds nothing waiting is not refused for the queue's sake.
+    pub fn accept(&mut self, rate: &Rate, now: u64, bytes: u32) -> Result<u64, Cause> {
+        let is_kept = matches!(rate.limit, Limit::Packets(_)) || !rate.is_even();
+        if is_kept {
+            self.forget_left(now);
+        }
+        let has_room = match (rate.limit, &rate.pace) {
+            (Limit::Packets(limit), _) => self.leaving.len() < limit as usize,
+            (Limit::Bytes(limit), Pace::Bits(bits)) => {
+                let wait = self.free_at.saturating_sub(now);
+                let waiting = u128::from(wait) * u128::from(*bits) / 8_000_000_000;
+                waiting + u128::from(bytes) <= u128::from(limit)
+            }
+            (Limit::Bytes(limit), Pace::Opportunities(_)) => self.leaving_bytes + u64::from(bytes) <= limit,
+            (Limit::Time(limit), _) => {
+                self.turn(rate, now).is_none_or(|turn| turn.saturating_sub(now) <= limit)
+            }
+        };
+        if self.free_at > now && !has_room {
+            return Err(Cause::Queue);
+        }
+        let finish = self.serialise(rate, now, bytes).ok_or(Cause::TraceOver)?;
+        if is_kept {
+            self.leaving.push_back((finish, bytes));
+            self.leaving_bytes += u64::from(bytes);
+        } else if !self.leaving.is_empty() {
+            (self.leaving, self.leaving_bytes) = (VecDeque::new(), 0);
+        }
+        Ok(finish)
+    }
+
+    /// Serialises a packet that came at `now` behind all others, whatever waits, and returns when its last bit leaves;
+    /// `None`: never.
+    pub fn serialise(&mut self, rate: &Rate, now: u64, bytes: u32) -> Option<u64> {
+        let bits = match &rate.pace {
+            Pace::Bits(bits) => *bits,
+            Pace::Opportunities(moments) => {
+                let first = moments.turn(self.place, now)?;
+                let last = moments.carry(first, bytes);
+                // What is begun and never ends has used up the rest.
+                self.place = Some(last.unwrap_or(Place::NEVER));
+                self.free_at = last?.at();
+                return Some(self.free_at);
+            }
+        };
         if self.free_at < now || self.rate != bits {
             self.free_at = self.free_at.max(now);
             (self.rest, self.rate) = (0, bits);
@@ -121,7 +186,14 @@ impl Server {
         let nanos = work / u128::from(bits);
         self.rest = (work % u128::from(bits)) as u64;
         self.free_at = self.free_at.saturating_add(nanos.min(u128::from(u64::MAX)) as u64);
-        self.free_at
+        Some(self.free_at)
+    }
+
+    fn forget_left(&mut self, now: u64) {
+        while let Some((_, bytes)) = self.leaving.front().filter(|(left, _)| *left <= now) {
+            self.leaving_bytes -= u64::from(*bytes);
+            self.leaving.pop_front();
+        }
     }
 }
 
@@ -133,19 +205,19 @@ mod tests {
     fn no_bit_is_lost_to_rounding() {
         // 1,514 bytes at 3 Gbit/s take 4037.33 ns; a million of them take 4.037333333 s.
         let mut server = Server::default();
-        let rate = Rate { bits: 3_000_000_000, limit: Limit::Time(u64::MAX) };
+        let rate = Rate { pace: Pace::Bits(3_000_000_000), limit: Limit::Time(u64::MAX) };
         let last = (0..1_000_000).map(|_| server.accept(&rate, 5, 1514)).last();
-        assert_eq!(last, Some(Some(5 + 4_037_333_333)));
+        assert_eq!(last, Some(Ok(5 + 4_037_333_333)));
     }
 
     #[test]
     fn an_idle_link_takes_what_it_is_given_and_a_full_one_does_not() {
         for limit in [Limit::Packets(1), Limit::Bytes(100), Limit::Time(0)] {
             let mut server = Server::default();
-            let rate = Rate { bits: 8_000, limit };
-            assert_eq!(server.accept(&rate, 0, 1000), Some(1_000_000_000), "{limit:?}");
-            assert_eq!(server.accept(&rate, 1, 10), None, "{limit:?}");
-            assert_eq!(server.accept(&rate, 1_000_000_000, 10), Some(1_010_000_000), "{limit:?}");
+            let rate = Rate { pace: Pace::Bits(8_000), limit };
+            assert_eq!(server.accept(&rate, 0, 1000), Ok(1_000_000_000), "{limit:?}");
+            assert_eq!(server.accept(&rate, 1, 10), Err(Cause::Queue), "{limit:?}");
+            assert_eq!(server.accept(&rate, 1_000_000_000, 10), Ok(1_010_000_000), "{limit:?}");
         }
     }
 
