@@ -7,6 +7,7 @@ use std::process::Command;
 use testground_model::event::{Event, EventKind};
 use testground_model::outcome::{InstanceEnd, RunOutcome};
 
+use crate::links::{agree, figure, proof};
 use crate::support::{Done, Session, composition, skip};
 
 /// The root of the sources: where they were built, or where CI has put a copy for another user.
@@ -95,6 +96,29 @@ fn the_go_sdk_shapes_its_network_and_measures_it() {
     let done = run_measuring(&session, "ping-go");
     let results = fs::read_to_string(done.outputs().join("peers/0/results.out")).expect("points");
     assert!(results.contains("round_trip_ms,protocol=udp"), "{results}");
+}
+
+#[test]
+fn a_quic_implementation_of_others_sees_what_the_report_says() {
+    let session = with_plan("quic");
+    if !with_go(&session, "a_quic_implementation_of_others_sees_what_the_report_says") {
+        return;
+    }
+    let off = |done: &Done| {
+        let proof = proof(done);
+        let mut off = Vec::new();
+        let (reported, seen) =
+            (proof.round_trip_p50.map_or(0.0, |d| d.as_secs_f64() * 1e3), figure(done, "rtt_ms"));
+        if (seen - reported).abs() > 2.0 {
+            off.push(format!("the round trip: {seen} ms by QUIC, {reported} ms in the report"));
+        }
+        let share = figure(done, "goodput") / proof.rate.unwrap_or(0.0);
+        if !(0.8..=1.0).contains(&share) {
+            off.push(format!("the goodput by QUIC is {share} of the rate in the report"));
+        }
+        off
+    };
+    agree(|| run(&session, &["run", "quic"]), off);
 }
 
 #[test]

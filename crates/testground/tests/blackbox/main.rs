@@ -4,6 +4,7 @@ mod faults;
 mod house;
 mod instances;
 mod life;
+mod links;
 mod main_path;
 mod network;
 mod plans;
