@@ -1,7 +1,7 @@
 //! New plans, each of which runs at once.
 //!
-//! A template is a directory of text files beside this one; `{{name}}` and `{{module}}` stand for what was typed. Files
-//! that say which versions of libraries are taken come from the example plans, whose tests keep them true.
+//! Templates are text files beside this one, in which `{{name}}` and the like stand for what differs. Files that say
+//! which versions of libraries are taken come from the example plans, whose tests keep them true.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -29,23 +29,22 @@ const fn file(name: &'static str, text: &'static str) -> Template {
     Template { name, text, executable: false }
 }
 
-const SHELL: &[Template] = &[
-    file("manifest.toml", include_str!("templates/shell/manifest.toml")),
-    file("composition.toml", include_str!("templates/shell/composition.toml")),
-    Template { name: "plan.sh", text: include_str!("templates/shell/plan.sh"), executable: true },
-    file("README.md", include_str!("templates/shell/README.md")),
-    file(".testgroundignore", include_str!("templates/testgroundignore")),
+/// What every plan has.
+const COMMON: &[Template] = &[
+    file("manifest.toml", include_str!("templates/manifest.toml")),
+    file("composition.toml", include_str!("templates/composition.toml")),
+    file("README.md", include_str!("templates/README.md")),
+    file(".testgroundignore", include_str!("templates/ignore.txt")),
 ];
 
 const GO: &[Template] = &[
-    file("manifest.toml", include_str!("templates/go/manifest.toml")),
-    file("composition.toml", include_str!("templates/go/composition.toml")),
-    file("main.go", include_str!("templates/go/main.go.txt")),
+    file("main.go", include_str!("templates/main.go.txt")),
     file("go.mod", include_str!("../../../../plans/ping-go/go.mod")),
     file("go.sum", include_str!("../../../../plans/ping-go/go.sum")),
-    file("README.md", include_str!("templates/go/README.md")),
-    file(".testgroundignore", include_str!("templates/testgroundignore")),
 ];
+
+const SHELL: &[Template] =
+    &[Template { name: "plan.sh", text: include_str!("templates/plan.sh"), executable: true }];
 
 /// The module of the plan that the go.mod above is from.
 const GO_MODULE: &str = "github.com/testground/testground/plans/ping-go";
@@ -53,10 +52,31 @@ const GO_MODULE: &str = "github.com/testground/testground/plans/ping-go";
 // === impl Target ===
 
 impl Target {
-    fn files(self) -> &'static [Template] {
-        match self {
+    fn files(self) -> impl Iterator<Item = &'static Template> {
+        let own = match self {
             Target::Go => GO,
             Target::Shell => SHELL,
+        };
+        COMMON.iter().chain(own)
+    }
+
+    fn builder(self) -> &'static str {
+        match self {
+            Target::Go => "exec:go",
+            Target::Shell => "exec:generic",
+        }
+    }
+
+    /// Settings of the builder, whole lines.
+    fn settings(self) -> &'static str {
+        if self == Target::Shell { "program = \"plan.sh\"\n" } else { "" }
+    }
+
+    /// What the README says of the program's source.
+    fn source(self) -> &'static str {
+        match self {
+            Target::Go => "`main.go`: one instance, with the SDK for Go (`github.com/testground/sdk-go`)",
+            Target::Shell => "`plan.sh`: one instance, without any SDK",
         }
     }
 }
@@ -79,7 +99,10 @@ pub fn create(root: &Path, name: &str, target: Target, module: &str) -> Result<P
     fs::create_dir(&dir).map_err(|e| failed("make", &dir, e))?;
     for template in target.files() {
         let place = dir.join(template.name);
-        let text = filled(template.text, name, module);
+        let text = filled(template.text, target, name, module);
+        if let Some(parent) = place.parent() {
+            fs::create_dir_all(parent).map_err(|e| failed("make", parent, e))?;
+        }
         fs::write(&place, text).map_err(|e| failed("write", &place, e))?;
         if template.executable {
             let mode = fs::Permissions::from_mode(0o755);
@@ -90,8 +113,12 @@ pub fn create(root: &Path, name: &str, target: Target, module: &str) -> Result<P
     Ok(path)
 }
 
-fn filled(text: &str, name: &str, module: &str) -> String {
-    text.replace("{{name}}", name).replace("{{module}}", module).replace(GO_MODULE, module)
+fn filled(text: &str, target: Target, name: &str, module: &str) -> String {
+    text.replace("{{name}}", name)
+        .replace("{{builder}}", target.builder())
+        .replace("{{settings}}", target.settings())
+        .replace("{{source}}", target.source())
+        .replace(GO_MODULE, module)
 }
 
 #[cfg(test)]
@@ -103,12 +130,13 @@ mod tests {
     #[test]
     fn every_template_is_filled_in_and_its_files_are_read_without_a_warning() {
         let t = tempfile::tempdir().expect("a directory");
-        for (target, name) in [(Target::Go, "net/ping-1"), (Target::Shell, "shell")] {
+        let all = [(Target::Go, "net/ping-1"), (Target::Shell, "shell")];
+        for (target, name) in all {
             let dir = create(t.path(), name, target, "example.org/x").expect("created");
             let read = |file: &str| fs::read_to_string(dir.join(file)).expect("a file");
-            for entry in fs::read_dir(&dir).expect("a directory") {
-                let entry = entry.expect("an entry").file_name().into_string().expect("a name");
-                assert!(!read(&entry).contains("{{"), "{target:?} {entry}");
+            for Template { name: file, .. } in target.files() {
+                let text = read(file);
+                assert!(!text.contains("{{") && !text.contains("\"ping-"), "{target:?} {file}");
             }
             let manifest = Manifest::parse("manifest.toml", &read("manifest.toml")).expect("a manifest");
             assert_eq!(manifest.name.value, name);

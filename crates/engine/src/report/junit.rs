@@ -28,6 +28,11 @@ impl Junit {
         &self.path
     }
 
+    /// How many runs it has.
+    pub fn runs(&self) -> usize {
+        self.runs.len()
+    }
+
     /// The events that follow are those of another run. Where there are several, suites carry its name.
     pub fn begin(&mut self, run: &str) {
         self.runs.push((run.to_owned(), Record::default()));

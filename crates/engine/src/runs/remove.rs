@@ -68,14 +68,19 @@ pub fn stale(runs: &[(Kept, RunInfo)], spare: &Spare, now: i64) -> Vec<Kept> {
     let mut full = false;
     let mut go = Vec::new();
     for (place, (kept, info)) in runs.iter().rev().enumerate() {
-        let size = info.ended.as_ref().map_or(0, |e| e.size);
+        let state = info.state(&kept.dir);
+        let size = match (&info.ended, state) {
+            (Some(ended), _) => ended.size,
+            (None, State::Going) => 0,
+            (None, _) => super::info::size(&kept.dir),
+        };
         kept_bytes = kept_bytes.saturating_add(size);
         full |= spare.bytes.is_some_and(|most| kept_bytes > most);
         let began: Option<jiff::Timestamp> = info.began.parse().ok();
         let age = began.map_or(0, |began| now.saturating_sub(began.as_second()));
         let old = spare.younger.is_some_and(|least| age >= 0 && age as u64 >= least.as_secs());
         let many = spare.latest.is_some_and(|most| place >= most);
-        if (old || many || full) && info.state(&kept.dir) != State::Going {
+        if (old || many || full) && state != State::Going {
             go.push(kept.clone());
         }
     }

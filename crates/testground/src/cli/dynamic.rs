@@ -49,7 +49,7 @@ fn known_plans(typed: &OsStr) -> Vec<CompletionCandidate> {
     known.into_iter().filter(|name| name.starts_with(typed)).map(CompletionCandidate::new).collect()
 }
 
-/// Completing makes no directories.
+/// Where there is no home, completing makes none.
 fn existing_home() -> Option<Home> {
     let root = home::locate(|name| std::env::var_os(name)).ok().filter(|root| root.is_dir())?;
     Home::at(&root).ok()

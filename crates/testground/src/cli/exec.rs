@@ -4,14 +4,16 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context, anyhow, bail};
 use testground_engine::lab::protocol::ProgramEnd;
-use testground_engine::lab::{Call, Reply, call, find};
+use testground_engine::lab::{Call, Reply, call};
 use testground_model::name::InstanceName;
+
+use super::{dynamic, runs};
 
 /// Run a command inside an instance: its network, its files, its environment.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The run: its id, how it begins, or `last`.
-    #[arg(add = super::dynamic::runs())]
+    #[arg(add = dynamic::runs())]
     run: String,
     /// The instance: GROUP[INDEX], or GROUP for its first one.
     instance: String,
@@ -24,7 +26,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
     let instance = InstanceName::parse(&args.instance)
         .with_context(|| format!("{:?} is not an instance: it is written GROUP[INDEX]", args.instance))?;
-    let lab = find::by_prefix(&args.run).map_err(|e| anyhow!(e))?;
+    let lab = runs::lab(&args.run)?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
     let asked = Call::Exec { instance, argv: args.command };

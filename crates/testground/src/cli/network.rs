@@ -5,10 +5,12 @@ use std::io::{BufRead, BufReader, Write};
 use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 use testground_engine::home::Home;
-use testground_engine::lab::{Call, Reply, call, find};
+use testground_engine::lab::{Call, Reply, call};
 use testground_engine::runs;
 use testground_model::outcome::ExitCode;
 use testground_sidecar::show::View;
+
+use super::dynamic;
 
 /// Look at the network of a run.
 #[derive(Debug, clap::Args)]
@@ -22,7 +24,7 @@ enum What {
     /// Links in force, counters, drops by cause and lateness of a run that goes on.
     Show {
         /// The run: its id, how it begins, or `last`.
-        #[arg(add = super::dynamic::runs())]
+        #[arg(add = dynamic::runs())]
         run: String,
         /// As JSON.
         #[arg(long)]
@@ -31,7 +33,7 @@ enum What {
     /// Every decision about packets of a run that was started with --record, one JSON object a line.
     Trace {
         /// The run: its id, how it begins, or `last`.
-        #[arg(add = super::dynamic::runs())]
+        #[arg(add = dynamic::runs())]
         run: String,
         /// Only packets from this instance, such as g[0].
         #[arg(long)]
@@ -54,7 +56,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn show(run: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let lab = find::by_prefix(run).map_err(|e| anyhow!(e))?;
+    let lab = super::runs::lab(run)?;
     let (reply, picture) = call(lab.init, &Call::Network, &[]).map_err(|e| anyhow!(e))?;
     let picture = match (reply, picture) {
         (Reply::Network, Some(picture)) => std::fs::File::from(picture),

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal, Write as _};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Subcommand;
 use serde::Serialize;
 use testground_engine::home::Home;
+use testground_engine::lab::find::{self, Found};
 use testground_engine::runs::{self, Kept, RemoveError, RunInfo, Spare, State};
 use testground_model::outcome::ExitCode;
 use testground_model::units;
@@ -114,6 +115,33 @@ fn list(home: &Home, plan: Option<&str>, latest: Option<usize>, json: bool) -> a
         say(&table(&all));
     }
     Ok(ExitCode::Success)
+}
+
+/// The lab of a run that goes on. `last` is the last one of this home, whatever other users of the machine run.
+///
+/// # Errors
+/// When no running lab is meant; of a run that is over, how it ended.
+pub(super) fn lab(typed: &str) -> anyhow::Result<Found> {
+    // Labs are there without a home too.
+    let home = Home::open(|name| std::env::var_os(name)).ok();
+    let last = home.as_ref().filter(|_| matches!(typed, "last" | "latest")).and_then(|home| {
+        let going = runs::all(home).into_iter().rev().find(|kept| runs::is_going(&kept.dir))?;
+        Some(going.id.to_string())
+    });
+    let why = match find::by_prefix(last.as_deref().unwrap_or(typed)) {
+        Ok(found) => return Ok(found),
+        Err(why) => why,
+    };
+    let over = home.and_then(|home| runs::find(&home, typed).ok()).and_then(|kept| {
+        let info = RunInfo::read(&kept.dir).ok()?;
+        let ended = outcome(&info, info.state(&kept.dir));
+        info.ended.map(|_| format!("run {} is over ({ended}), and its lab is gone", kept.id))
+    });
+    Err(anyhow!(match over {
+        Some(over) =>
+            format!("{over}; what it left: `testground logs {typed}`, `testground runs show {typed}`"),
+        None => why,
+    }))
 }
 
 /// The runs that can be read, oldest first; of the others it is said why not.

@@ -94,9 +94,9 @@ fn a_run_that_goes_on_is_known_as_such_followed_and_never_removed() {
     let so_far = session.testground(&["logs", "last"]);
     assert!(so_far.stdout.contains(">> up") && so_far.stderr.contains("still going"), "{so_far:?}");
     // Every command that reaches into a lab takes the same forms.
-    let inside = session.testground(&["exec", "last", "g[0]", "--", "touch", "go"]);
     let network = session.testground(&["network", "show", &id[..19], "--json"]);
     assert!(network.code == Some(0), "{network:?}");
+    let inside = session.testground(&["exec", "last", "g[0]", "--", "touch", "go"]);
     assert_eq!(inside.code, Some(0), "{inside:?}");
     let followed = session.testground(&["logs", &id, "-f"]);
     assert!(followed.code == Some(0), "{followed:?}");
@@ -104,6 +104,8 @@ fn a_run_that_goes_on_is_known_as_such_followed_and_never_removed() {
         assert!(followed.stdout.contains(word), "{word}: {followed:?}");
     }
     going.wait().assert_success();
+    let over = session.testground(&["exec", &id, "g[0]", "--", "true"]);
+    assert!(over.code == Some(2) && over.stderr.contains("is over (success)"), "{over:?}");
 
     // Whoever carried it out was killed: no end, and no run that goes on either.
     let mut going = session.start(&[]);

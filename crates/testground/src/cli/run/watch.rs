@@ -161,15 +161,19 @@ impl Files {
         }
     }
 
-    /// After each run, so that files are there however many follow.
+    /// After each run, so that files are there however many follow; the JUnit file, which is written as a whole, at
+    /// fewer and fewer of them.
     fn add(&mut self, run: &str, id: &RunId, outcome: &RunOutcome) -> anyhow::Result<()> {
-        if let Some(junit) = &self.junit {
+        if let Some(junit) = self.junit.as_ref().filter(|junit| junit.runs().is_power_of_two()) {
             write_junit(junit)?;
         }
         self.results.add(run, id, outcome, self.late)
     }
 
     fn finish(self) -> anyhow::Result<()> {
+        if let Some(junit) = &self.junit {
+            write_junit(junit)?;
+        }
         self.events.map_or(Ok(()), EventLog::finish).context("failed to write events")
     }
 }
