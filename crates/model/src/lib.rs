@@ -9,6 +9,7 @@ pub mod composition;
 pub mod diagnostic;
 pub mod event;
 pub mod manifest;
+pub mod measure;
 pub mod name;
 pub mod outcome;
 pub mod pick;
