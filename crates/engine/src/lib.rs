@@ -5,6 +5,7 @@ pub mod collect;
 pub mod healthcheck;
 pub mod home;
 pub mod lab;
+pub mod measure;
 pub mod plans;
 pub mod report;
 pub mod run;

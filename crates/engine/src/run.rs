@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use testground_model::event::{Event, EventKind};
+use testground_model::measure::Source;
 use testground_model::name::RunId;
 use testground_model::outcome::RunOutcome;
 use testground_model::run::{Group, Run};
@@ -17,6 +18,7 @@ use crate::build::{self, Artifact, Site};
 use crate::home::Home;
 use crate::lab::Lab;
 use crate::lab::protocol::{Capture, Command, Notice, Program, Setup};
+use crate::measure;
 use crate::verdict::{Decision, Verdict};
 
 /// What is to be run, and how it is to be watched.
@@ -60,11 +62,42 @@ pub async fn execute(
         seed: run.settings.seed,
     });
     let outcome = carry_out(&request, home, outputs, interrupts, &mut record).await;
+    sum_up(&request, &home.outputs_dir(&run.runner, &run.plan, &request.id), &mut record).await;
     let groups = record.verdict.groups().to_vec();
     let seconds = started.elapsed().as_secs_f64();
     let emulator_late = record.verdict.emulator_late();
     record.tell(EventKind::RunFinished { outcome: outcome.clone(), groups, seconds, emulator_late });
     outcome
+}
+
+/// Adds up what was measured, and hands it on where somebody wants it. No failure here changes the outcome.
+async fn sum_up(request: &Request, outputs: &Path, record: &mut Record<'_>) {
+    let run = &request.run;
+    let source = Source { plan: run.plan.clone(), case: run.case.clone(), run: request.id.to_string() };
+    let (outputs, endpoint) = (outputs.to_owned(), run.settings.influxdb_endpoint.clone());
+    let work = move || {
+        if !outputs.is_dir() {
+            return (Ok(None), None);
+        }
+        let measured = measure::summarise(&outputs, &source);
+        let sent = endpoint
+            .filter(|_| measured.as_ref().is_ok_and(Option::is_some))
+            .and_then(|url| measure::forward::forward(&outputs, &source, &url).err());
+        (measured, sent)
+    };
+    let Ok((measured, unsent)) = tokio::task::spawn_blocking(work).await else { return };
+    match measured {
+        Ok(None) => {}
+        Ok(Some(measured)) => {
+            record.tell(EventKind::Measured(measure::for_event(&measured)));
+        }
+        Err(e) => {
+            record.tell(EventKind::Warning { message: format!("measurements are not summed up: {e}") });
+        }
+    }
+    if let Some(unsent) = unsent {
+        record.tell(EventKind::Warning { message: unsent.to_string() });
+    }
 }
 
 /// The stream of events, and what they add up to.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::measure::Measured;
 use crate::name::{InstanceName, RunId};
 use crate::outcome::{EmulatorLate, GroupTally, InstanceEnd, RunOutcome};
 use crate::shape::LinkShape;
@@ -154,6 +155,8 @@ pub enum EventKind {
     },
     /// What the switch says of itself at the end.
     EmulatorReport(Lateness),
+    /// What the instances measured, added up.
+    Measured(Measured),
     /// The run is over.
     RunFinished {
         /// How.

@@ -131,6 +131,9 @@ pub struct Settings {
     /// Hosts outside of the lab that instances may reach, each `host:port`.
     #[serde(default)]
     pub additional_hosts: Vec<String>,
+    /// A real InfluxDB that gets the measurements too, when the run has ended: `http://host:port`.
+    #[serde(default)]
+    pub influxdb_endpoint: Option<String>,
     /// The longest message of the sync service in bytes. Default 32,768: what sdk-go reads.
     #[serde(default = "sdk_go_message")]
     pub max_message: u64,
@@ -195,6 +198,7 @@ impl Default for Settings {
             min_success: all(),
             start_rate: None,
             additional_hosts: Vec::new(),
+            influxdb_endpoint: None,
             max_message: sdk_go_message(),
             record_decisions: false,
         }

@@ -88,9 +88,10 @@ pub(super) fn lines(event: &Event, known: &Record) -> Vec<Line> {
             }
         }
         EventKind::InstancesReleased => log(Level::Info, "instances are let go".to_owned()),
-        EventKind::InstanceStarted { .. } | EventKind::EmulatorReport(_) | EventKind::Waits { .. } => {
-            Vec::new()
-        }
+        EventKind::InstanceStarted { .. }
+        | EventKind::EmulatorReport(_)
+        | EventKind::Measured(_)
+        | EventKind::Waits { .. } => Vec::new(),
         EventKind::Output { instance, stream, line } => {
             let class = if *stream == Stream::Stderr { "ERROR" } else { "OTHER" };
             vec![of_instance(instance, class, words::tame(line))]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use testground_model::event::{BarrierWait, Event, EventKind, InstanceWait, Lateness, Proof, Report};
+use testground_model::measure::Measured;
 use testground_model::name::{InstanceName, RunId};
 use testground_model::outcome::{EmulatorLate, GroupTally, InstanceEnd, RunOutcome};
 
@@ -43,6 +44,7 @@ pub(super) struct Record {
     pub(super) waits: Vec<InstanceWait>,
     pub(super) warnings: Vec<String>,
     pub(super) lateness: Option<Lateness>,
+    pub(super) measured: Option<Measured>,
     pub(super) finished: Option<Finished>,
 }
 
@@ -130,6 +132,7 @@ impl Record {
             }
             EventKind::Warning { message } => self.warn(message.clone()),
             EventKind::EmulatorReport(lateness) => self.lateness = Some(lateness.clone()),
+            EventKind::Measured(measured) => self.measured = Some(measured.clone()),
             EventKind::RunFinished { outcome, groups, seconds, emulator_late } => {
                 self.phase = Phase::Over;
                 let (outcome, groups, emulator_late) = (outcome.clone(), groups.clone(), *emulator_late);

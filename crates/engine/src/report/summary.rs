@@ -6,9 +6,11 @@ use std::fmt::Write;
 
 use serde_json::Value;
 use testground_model::event::{BarrierWait, Proof};
+use testground_model::name::RunId;
 use testground_model::outcome::{InstanceEnd, RunOutcome};
 use testground_model::shape::{Chance, Filter, LinkShape, Loss};
 
+use super::measured;
 use super::record::{End, Finished, Record};
 use super::words::{self, asked_delay, count, counted, delay, list, percent, rate, seconds, tame, wrapped};
 
@@ -44,6 +46,10 @@ pub(super) fn summary(record: &Record, width: usize, paint: Paint) -> String {
     let mut out = String::from("\n");
     groups(&mut out, finished, paint);
     links(&mut out, &record.proofs, width, paint);
+    if let Some(measured) = &record.measured {
+        let run = record.run.as_ref().map_or("last", RunId::as_str);
+        out.push_str(&measured::table(measured, width, run));
+    }
     facts(&mut out, record, width);
     failures(&mut out, record, width, paint);
     stall(&mut out, record, width);
@@ -88,18 +94,11 @@ fn links(out: &mut String, proofs: &[Proof], width: usize, paint: Paint) {
             }
         }
         let _ = writeln!(out, "  {}", words::cut(&tame(&proof.label), width - 2));
-        let round_trip = asked_round_trip(proof, proofs).map_or_else(|| "-".into(), asked_delay);
-        let one_way = asked_one_way(&proof.asked);
-        let limit = proof.asked.bandwidth.map_or_else(|| "-".into(), |b| rate(b as f64));
-        row(out, ["  asked", &round_trip, &one_way, &limit, &asked_loss(&proof.asked.loss)]);
-        let measured = |d: Option<std::time::Duration>| d.map_or_else(|| "-".to_owned(), delay);
-        let one_way = match (proof.delay_p50, proof.delay_p99) {
-            (None, None) => "-".to_owned(),
-            (p50, p99) => format!("{} / {}", measured(p50), measured(p99)),
-        };
-        let carried = proof.rate.map_or_else(|| "-".into(), rate);
-        let lost = percent((proof.loss_percent * 100.0).round() / 100.0);
-        row(out, ["  measured", &measured(proof.round_trip_p50), &one_way, &carried, &lost]);
+        let LinkWords { asked, measured } = link_words(proof, proofs);
+        let [a, b, c, d] = &asked;
+        row(out, ["  asked", a, b, c, d]);
+        let [a, b, c, d] = &measured;
+        row(out, ["  measured", a, b, c, d]);
         if let Some(effects) = other_effects(&proof.asked) {
             out.push_str(&wrapped("    also asked: ", &effects, width));
         }
@@ -112,6 +111,29 @@ fn links(out: &mut String, proofs: &[Proof], width: usize, paint: Paint) {
     if well > MOST_LINKS {
         let _ =
             writeln!(out, "  … {}, all within tolerance", counted((well - MOST_LINKS) as u64, "more link"));
+    }
+}
+
+/// A link in words: round trip, one way, rate and loss.
+pub(super) struct LinkWords {
+    pub(super) asked: [String; 4],
+    pub(super) measured: [String; 4],
+}
+
+/// What was asked of a link and what was measured on it.
+pub(super) fn link_words(proof: &Proof, proofs: &[Proof]) -> LinkWords {
+    let round_trip = asked_round_trip(proof, proofs).map_or_else(|| "-".into(), asked_delay);
+    let limit = proof.asked.bandwidth.map_or_else(|| "-".into(), |b| rate(b as f64));
+    let measured = |d: Option<std::time::Duration>| d.map_or_else(|| "-".to_owned(), delay);
+    let one_way = match (proof.delay_p50, proof.delay_p99) {
+        (None, None) => "-".to_owned(),
+        (p50, p99) => format!("{} / {}", measured(p50), measured(p99)),
+    };
+    let carried = proof.rate.map_or_else(|| "-".into(), rate);
+    let lost = percent((proof.loss_percent * 100.0).round() / 100.0);
+    LinkWords {
+        asked: [round_trip, asked_one_way(&proof.asked), limit, asked_loss(&proof.asked.loss)],
+        measured: [measured(proof.round_trip_p50), one_way, carried, lost],
     }
 }
 
@@ -155,7 +177,7 @@ fn asked_loss(loss: &Loss) -> String {
 }
 
 /// What has no column.
-fn other_effects(shape: &LinkShape) -> Option<String> {
+pub(super) fn other_effects(shape: &LinkShape) -> Option<String> {
     let mut effects = Vec::new();
     match shape.filter {
         Filter::Accept => {}
@@ -173,19 +195,7 @@ fn other_effects(shape: &LinkShape) -> Option<String> {
 
 fn facts(out: &mut String, record: &Record, width: usize) {
     out.push('\n');
-    if let Some(late) = record.lateness.as_ref().filter(|l| l.packets > 0 || !l.drops.is_empty()) {
-        let mut text = format!(
-            "{}; released late by {:.0} us (p50), {:.0} us (p99), {:.0} us (worst)",
-            counted(late.packets, "packet"),
-            late.late_p50_us,
-            late.late_p99_us,
-            late.late_max_us
-        );
-        let drops: Vec<_> = late.drops.iter().filter(|(_, n)| **n > 0).collect();
-        if !drops.is_empty() {
-            let drops: Vec<String> = drops.iter().map(|(why, n)| format!("{} {why}", count(**n))).collect();
-            let _ = write!(text, "; dropped: {}", drops.join(", "));
-        }
+    if let Some(text) = emulator(record) {
         out.push_str(&wrapped("  emulator  ", &text, width));
     }
     for warning in &record.warnings {
@@ -193,6 +203,24 @@ fn facts(out: &mut String, record: &Record, width: usize) {
     }
     let _ = writeln!(out, "  seed      {}", record.seed);
     let _ = writeln!(out, "  outputs   {}", record.outputs);
+}
+
+/// What the emulator says of itself, where it had anything to do.
+pub(super) fn emulator(record: &Record) -> Option<String> {
+    let late = record.lateness.as_ref().filter(|l| l.packets > 0 || !l.drops.is_empty())?;
+    let mut text = format!(
+        "{}; released late by {:.0} us (p50), {:.0} us (p99), {:.0} us (worst)",
+        counted(late.packets, "packet"),
+        late.late_p50_us,
+        late.late_p99_us,
+        late.late_max_us
+    );
+    let drops: Vec<_> = late.drops.iter().filter(|(_, n)| **n > 0).collect();
+    if !drops.is_empty() {
+        let drops: Vec<String> = drops.iter().map(|(why, n)| format!("{} {why}", count(**n))).collect();
+        let _ = write!(text, "; dropped: {}", drops.join(", "));
+    }
+    Some(text)
 }
 
 fn failures(out: &mut String, record: &Record, width: usize, paint: Paint) {
@@ -222,7 +250,7 @@ fn failures(out: &mut String, record: &Record, width: usize, paint: Paint) {
 }
 
 /// A line as an instance meant it: of the event protocol only what messages say, for the rest is in the report already.
-fn spoken(line: &str) -> Option<String> {
+pub(super) fn spoken(line: &str) -> Option<String> {
     let event = serde_json::from_str::<Value>(line).ok().and_then(|value| value.get("event").cloned());
     match event {
         None => Some(tame(line)),

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use testground_model::event::{BarrierWait, Event, EventKind, InstanceWait, Lateness, Proof, Report, Stream};
+use testground_model::measure::line::{Precision, parse};
+use testground_model::measure::{Measured, Source, Summarizer};
 use testground_model::name::{InstanceName, RunId};
 use testground_model::outcome::{EmulatorLate, GroupTally, InstanceEnd, RunOutcome};
 use testground_model::shape::{Chance, Jitter, LinkShape, Loss};
@@ -167,8 +169,31 @@ fn success() -> Story {
                 shortfall: 0,
             }),
         )
+        .then(1, EventKind::Measured(measured()))
         .finish(RunOutcome::Success, &[("clients", 1, 1), ("servers", 1, 1)]);
     story
+}
+
+/// What a program with an SDK measures, in two groups, and what a script sends by itself.
+fn measured() -> Measured {
+    let source = Source { plan: "quickstart".into(), case: "measure".into(), run: "r".into() };
+    let mut sum = Summarizer::new(&source);
+    let mut add = |text: String| sum.add(&parse(text.as_bytes(), Precision::Seconds).unwrap(), 0);
+    for i in 0..600 {
+        let group = if i % 3 == 0 { "servers" } else { "clients" };
+        let value = 40.0 + f64::from(i % 50) / 10.0 + f64::from(i) / 100.0;
+        let name = "results.quickstart-measure.round_trip_ms.point";
+        add(format!("{name},group_id={group},protocol=tcp value={value} {i}"));
+        add(format!("{name},group_id=clients,protocol=udp value={} {i}", 40.0));
+    }
+    add("memory,group_id=clients used=123456789i,free=0.000012 5".to_owned());
+    add("diagnostics.quickstart-measure.heap.gauge,group_id=clients value=1 5".to_owned());
+    let measured = sum.finish();
+    Measured {
+        refused: 2,
+        first_refused: Some("clients[0]: unable to parse 'x': missing fields".into()),
+        ..measured
+    }
 }
 
 /// A run in which one instance fails, and everybody else waits for it.
@@ -382,4 +407,48 @@ fn junit(story: &Story) -> String {
     story.events.iter().for_each(|e| junit.on_event(e));
     junit.write().unwrap();
     std::fs::read_to_string(&file).unwrap()
+}
+
+fn html(story: &Story) -> String {
+    let mut page = super::page::Page::default();
+    story.events.iter().for_each(|e| page.on_event(e));
+    page.finish(None)
+}
+
+#[test]
+fn a_page_has_the_terminals_numbers() {
+    let story = success();
+    let (page, text) = (html(&story), story.shown());
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let row = words(text.lines().skip_while(|l| !l.contains("round_trip_ms protocol=tcp")).nth(1).unwrap());
+    for figure in &row[1..5] {
+        assert!(page.contains(&format!("<td class=\"n\">{figure}</td>")), "{figure}");
+    }
+    for line in text.lines().filter(|l| l.starts_with("    measured")) {
+        let rate = line.split_whitespace().rev().nth(2).unwrap();
+        assert!(page.contains(rate), "{rate}");
+    }
+    assert!(page.contains("released late by 8 us (p50), 41 us (p99), 312 us (worst)"));
+}
+
+#[test]
+fn what_a_plan_says_is_never_markup() {
+    let evil = "</script><img src=x onerror=alert(1)>\u{202e}<!--";
+    let mut story = Story::new();
+    story
+        .beginning(1)
+        .then(1, EventKind::InstanceStarted { instance: InstanceName::new(evil, 0), pid: 1 })
+        .then(1, said(evil, 0, Report::Message { message: evil.into() }))
+        .then(1, EventKind::Warning { message: evil.into() })
+        .then(1, EventKind::NetworkChanged { change: evil.into(), at: 1.0 })
+        .then(1, ended(evil, 0, InstanceEnd::ReportedFailure { error: evil.into() }, &[evil]))
+        .finish(RunOutcome::Failure { cause: evil.into() }, &[(evil, 0, 1)]);
+    let page = html(&story);
+    // The page's own two scripts, and nothing that a plan wrote.
+    assert_eq!(page.matches("<script").count(), 2);
+    assert_eq!(page.matches("</script").count(), 2);
+    for never in ["<img", "<!--", "\u{202e}"] {
+        assert!(!page.contains(never), "{never}");
+    }
+    assert!(page.contains("&lt;img src=x onerror=alert(1)&gt;"));
 }

@@ -56,6 +56,26 @@ pub(super) fn seconds(seconds: f64) -> String {
     }
 }
 
+/// A measured number with four digits that count.
+pub(super) fn figure(value: f64) -> String {
+    let size = value.abs();
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    if !(1e-3..1e8).contains(&size) {
+        let text = format!("{value:.3e}");
+        let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
+        return format!("{}e{power}", digits.trim_end_matches('0').trim_end_matches('.'));
+    }
+    if size >= 9_999.5 {
+        let sign = if value < 0.0 { "-" } else { "" };
+        return format!("{sign}{}", count(size.round() as u64));
+    }
+    let places = (3 - size.log10().floor() as i32).clamp(0, 6) as usize;
+    let text = format!("{value:.places$}");
+    if places > 0 { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
 /// A count with a comma every three digits.
 pub(super) fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -166,6 +186,26 @@ mod tests {
             (seconds(0.015), seconds(1.017), seconds(125.0)),
             ("15 ms".into(), "1.02 s".into(), "2 min 05 s".into())
         );
+    }
+
+    #[test]
+    fn figures_have_four_digits_that_count() {
+        let figures = [
+            (40.2134, "40.21"),
+            (0.5, "0.5"),
+            (0.001_234_5, "0.001234"),
+            (1234.5, "1234"),
+            (9_999.9, "10,000"),
+            (1_234_567.0, "1,234,567"),
+            (-12_345.0, "-12,345"),
+            (1.5e9, "1.5e9"),
+            (2e-7, "2e-7"),
+            (100.0, "100"),
+            (3.0, "3"),
+        ];
+        for (value, text) in figures {
+            assert_eq!(figure(value), text);
+        }
     }
 
     #[test]

@@ -13,9 +13,10 @@ use crate::run::{ProofSettings, Settings};
 use crate::units;
 
 /// The settings that runs have.
-const KNOWN: [&str; 12] = [
+const KNOWN: [&str; 13] = [
     "additional_hosts",
     "grace",
+    "influxdb_endpoint",
     "keep_going",
     "max_message",
     "max_output",
@@ -76,6 +77,7 @@ impl Resolver<'_> {
                 Some(n) if (0.001..=1e6).contains(&n) => Ok(Some(n)),
                 _ => Err("instances per second, 0.001 to 1000000, are expected".to_owned()),
             }),
+            "influxdb_endpoint" => self.put(at, &mut settings.influxdb_endpoint, endpoint),
             "additional_hosts" => self.put(at, &mut settings.additional_hosts, hosts),
             "proof" => self.proof(&mut settings.proof, at),
             _ if FOREIGN_RUN_SETTINGS.contains(&key) => {
@@ -184,6 +186,20 @@ fn number(value: &Value) -> Option<f64> {
         Value::Float(f) => Some(*f),
         _ => None,
     }
+}
+
+/// The address of an InfluxDB, without a path.
+fn endpoint(value: &Value) -> Result<Option<String>, String> {
+    let text = match value {
+        Value::String(text) => text.trim_end_matches('/'),
+        _ => "",
+    };
+    let rest = text.strip_prefix("http://").ok_or_else(|| match text.strip_prefix("https://") {
+        Some(_) => "https is not spoken: an address such as \"http://localhost:8086\" is expected".to_owned(),
+        None => "the address of an InfluxDB, such as \"http://localhost:8086\", is expected".to_owned(),
+    })?;
+    hosts(&Value::Array(vec![Value::String(rest.to_owned())]))?;
+    Ok(Some(text.to_owned()))
 }
 
 /// `host:port`, each: a name or an address, IPv6 in brackets.

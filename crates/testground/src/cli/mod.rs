@@ -4,6 +4,7 @@
 
 mod build;
 mod collect;
+mod compare;
 mod completions;
 mod describe;
 mod dynamic;
@@ -11,9 +12,11 @@ mod exec;
 mod healthcheck;
 mod logs;
 mod man;
+mod metrics;
 mod network;
 mod plan;
 mod pod;
+mod report;
 mod run;
 mod runs;
 mod sidecar;
@@ -52,6 +55,9 @@ enum Command {
     Network(network::Args),
     Describe(describe::Args),
     Healthcheck(healthcheck::Args),
+    Metrics(metrics::Args),
+    Compare(compare::Args),
+    Report(report::Args),
     Pod(pod::Args),
     Sidecar(sidecar::Args),
     Sync(sync::Args),
@@ -94,6 +100,9 @@ pub(crate) fn main() -> ProcessExit {
         Command::Network(args) => network::run(args),
         Command::Describe(args) => describe::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
+        Command::Metrics(args) => metrics::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Pod(args) => return with_code(pod::run(args)),
         Command::Sidecar(args) => sidecar::run(&args),
         Command::Sync(args) => sync::run(&args),

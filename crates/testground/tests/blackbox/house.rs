@@ -96,6 +96,12 @@ fn the_go_sdk_shapes_its_network_and_measures_it() {
     let done = run_measuring(&session, "ping-go");
     let results = fs::read_to_string(done.outputs().join("peers/0/results.out")).expect("points");
     assert!(results.contains("round_trip_ms,protocol=udp"), "{results}");
+    // The SDK writes its points into a file and sends them too; the table at the end has each once.
+    let table: Vec<&str> = done.stdout.lines().skip_while(|l| !l.starts_with("  measurement")).collect();
+    assert_eq!(table[1], "  round_trip_ms protocol=tcp", "{}", done.stdout);
+    assert!(table[2].starts_with("    peers                  6      4"), "{}", done.stdout);
+    let sent = fs::read_to_string(done.outputs().join("measurements.lp")).expect("points that were sent");
+    assert!(sent.contains("results.ping-go-ping.round_trip_ms.point,"), "{sent}");
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! Runs of the real binary, seen from outside.
 
+mod browser;
 mod faults;
 mod house;
 mod instances;
 mod life;
 mod links;
 mod main_path;
+mod measurements;
 mod network;
 mod plans;
+mod report;
 mod support;
 mod verdicts;

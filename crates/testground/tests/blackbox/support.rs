@@ -252,6 +252,11 @@ impl Done {
         self.events.iter().filter_map(line).collect()
     }
 
+    /// The run's id.
+    pub(crate) fn run(&self) -> String {
+        self.events.first().expect("an event").run.to_string()
+    }
+
     /// Where outputs lie.
     pub(crate) fn outputs(&self) -> PathBuf {
         let found = self.events.iter().find_map(|e| match &e.kind {

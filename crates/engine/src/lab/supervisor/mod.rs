@@ -23,6 +23,7 @@ use testground_sync::engine::Limits;
 use testground_sync::server::{Options, Service};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use self::client::Client;
 use self::dispatch::{Dispatcher, Ears};
@@ -98,8 +99,16 @@ async fn supervise(
     tokio::spawn(service.serve(listener, std::future::pending()));
     let listener =
         TcpListener::bind((gateway, INFLUX_PORT)).await.map_err(|e| format!("measurements: {e}"))?;
-    let measurements = influx::serve(listener, setup.outputs.join("measurements.lp"));
-    tokio::spawn(measurements);
+    let instances: Vec<_> = setup
+        .run
+        .instances()
+        .filter_map(|i| networks.lab().addresses(&i).map(|found| (found.control.into(), i)))
+        .collect();
+    let measurements =
+        influx::Measurements::new(setup.outputs.clone(), instances.into_iter(), client.clone());
+    // It talks to the client too: the client is rid of it when this set is dropped, at the end of the run.
+    let mut services = JoinSet::new();
+    services.spawn(measurements.serve(listener));
     networks.write_hosts(&setup).map_err(|e| format!("failed to write the hosts file: {e}"))?;
     if unless_stopped(networks.prove(&setup, &client), &client, &mut commands).await?.is_none() {
         return Ok(());

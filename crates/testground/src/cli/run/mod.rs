@@ -3,6 +3,7 @@
 //! What was typed is in this file; what it means is worked out in `prepare`, and carried out in `watch`, round by round
 //! (`rounds`).
 
+mod extra;
 pub(in crate::cli) mod link;
 pub(in crate::cli) mod prepare;
 mod rounds;
@@ -62,6 +63,12 @@ struct Common {
     /// Write the run as a JUnit file.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
+    /// Write everything that the instances measured to this file: .csv, .jsonl or .lp (line protocol).
+    #[arg(long, value_name = "FILE.csv|.jsonl|.lp")]
+    metrics: Option<PathBuf>,
+    /// Write the run as one HTML file.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// Show what would be run, with every default filled in, and start nothing.
     #[arg(long)]
     dry_run: bool,

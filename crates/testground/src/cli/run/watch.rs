@@ -13,6 +13,7 @@ use testground_engine::report::{EventLog, Junit, Look, Terminal};
 use testground_engine::run::{Request, execute};
 use testground_engine::runs::Keeper;
 use testground_model::event::{Event, EventKind};
+use testground_model::measure::Source;
 use testground_model::name::{InstanceName, RunId};
 use testground_model::outcome::{EmulatorLate, ExitCode, RunOutcome};
 use testground_model::run::Run;
@@ -20,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::Common;
+use super::extra::Extra;
 use super::prepare::Prepared;
 use super::rounds::Rounds;
 
@@ -29,6 +31,7 @@ pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow
     let capture = captures(&common.capture)?;
     let mut rounds = Rounds::new(common.repeat, common.until_fail);
     let several = prepared.runs.len() > 1 || rounds.are_several();
+    let extra = Extra::of(common, several)?;
     let mut files = Files::create(common, &prepared.runs)?;
     let mut picture = Picture { to_stderr: common.events.as_deref() == Some(Path::new("-")) };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -44,6 +47,7 @@ pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow
                 let (name, seed) = (run.id.clone(), run.settings.seed);
                 let id = new_id();
                 let outputs = home.outputs_dir(&run.runner, &run.plan, &id);
+                let source = Source { plan: run.plan.clone(), case: run.case.clone(), run: id.to_string() };
                 let mut readers = Readers::open(&home, &run, &id, &picture, verbose)?;
                 files.begin(&rounds.name(&name));
                 let request = Request {
@@ -65,6 +69,15 @@ pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow
                 files.add(&name, &id, &outcome)?;
                 rounds.add(&name, &id, seed, &outcome);
                 code = first(code, outcome.exit_code());
+                match extra.write(&outputs, &source, &name, &id) {
+                    Ok(written) => {
+                        written.iter().for_each(|f| picture.say(&format!("created file: {}", f.display())));
+                    }
+                    Err(e) => {
+                        eprintln!("error: {e:#}");
+                        code = first(code, ExitCode::Collect);
+                    }
+                }
                 if common.collect || common.collect_file.is_some() {
                     let archive = archive_name(common.collect_file.as_deref(), &name, &id, several);
                     match testground_engine::collect::collect(&outputs, &id, &archive) {
