@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use testground_model::event::{Event, EventKind};
@@ -62,7 +64,7 @@ pub async fn execute(
         seed: run.settings.seed,
     });
     let outcome = carry_out(&request, home, outputs, interrupts, &mut record).await;
-    sum_up(&request, &home.outputs_dir(&run.runner, &run.plan, &request.id), &mut record).await;
+    sum_up(&request, &home.outputs_dir(&run.runner, &run.plan, &request.id), interrupts, &mut record).await;
     let groups = record.verdict.groups().to_vec();
     let seconds = started.elapsed().as_secs_f64();
     let emulator_late = record.verdict.emulator_late();
@@ -71,10 +73,17 @@ pub async fn execute(
 }
 
 /// Adds up what was measured, and hands it on where somebody wants it. No failure here changes the outcome.
-async fn sum_up(request: &Request, outputs: &Path, record: &mut Record<'_>) {
+async fn sum_up(
+    request: &Request,
+    outputs: &Path,
+    interrupts: &mut mpsc::UnboundedReceiver<()>,
+    record: &mut Record<'_>,
+) {
     let run = &request.run;
     let source = Source { plan: run.plan.clone(), case: run.case.clone(), run: request.id.to_string() };
     let (outputs, endpoint) = (outputs.to_owned(), run.settings.influxdb_endpoint.clone());
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
     let work = move || {
         if !outputs.is_dir() {
             return (Ok(None), None);
@@ -82,10 +91,18 @@ async fn sum_up(request: &Request, outputs: &Path, record: &mut Record<'_>) {
         let measured = measure::summarise(&outputs, &source);
         let sent = endpoint
             .filter(|_| measured.as_ref().is_ok_and(Option::is_some))
-            .and_then(|url| measure::forward::forward(&outputs, &source, &url).err());
+            .and_then(|url| measure::forward::forward(&outputs, &source, &url, &stopped).err());
         (measured, sent)
     };
-    let Ok((measured, unsent)) = tokio::task::spawn_blocking(work).await else { return };
+    let mut work = tokio::task::spawn_blocking(work);
+    let done = loop {
+        tokio::select! {
+            done = &mut work => break done,
+            // Whoever is in a hurry doesn't wait for a server elsewhere; sums take a moment only.
+            Some(()) = interrupts.recv() => stop.store(true, Ordering::Relaxed),
+        }
+    };
+    let Ok((measured, unsent)) = done else { return };
     match measured {
         Ok(None) => {}
         Ok(Some(measured)) => {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use testground_model::measure::Source;
@@ -51,8 +52,9 @@ pub enum ForwardError {
     Record(io::Error),
 }
 
-struct Peer {
+struct Peer<'a> {
     url: String,
+    stop: &'a AtomicBool,
     agent: ureq::Agent,
     until: Instant,
     batch: String,
@@ -63,11 +65,11 @@ struct Peer {
 }
 
 /// Sends every point of the record in `outputs` to the InfluxDB at `url` (`http://host:port`), and makes its database
-/// `testground` first. Blocks.
+/// `testground` first. Blocks, until `stop` is set or two minutes have passed.
 ///
 /// # Errors
 /// When it can't be reached or refuses points; nothing is lost in the run's own record.
-pub fn forward(outputs: &Path, source: &Source, url: &str) -> Result<u64, ForwardError> {
+pub fn forward(outputs: &Path, source: &Source, url: &str, stop: &AtomicBool) -> Result<u64, ForwardError> {
     let config = ureq::Agent::config_builder()
         .timeout_global(Some(PATIENCE))
         .http_status_as_error(false)
@@ -75,6 +77,7 @@ pub fn forward(outputs: &Path, source: &Source, url: &str) -> Result<u64, Forwar
         .build();
     let mut peer = Peer {
         url: url.to_owned(),
+        stop,
         agent: config.into(),
         until: Instant::now() + ALL,
         batch: String::new(),
@@ -84,7 +87,7 @@ pub fn forward(outputs: &Path, source: &Source, url: &str) -> Result<u64, Forwar
         said: None,
     };
     let broken =
-        |peer: &Peer, why: String| ForwardError::Broken { url: peer.url.clone(), sent: peer.sent, why };
+        |peer: &Peer<'_>, why: String| ForwardError::Broken { url: peer.url.clone(), sent: peer.sent, why };
     if let Err(why) = peer.make_database() {
         return Err(broken(&peer, why));
     }
@@ -119,7 +122,7 @@ pub fn forward(outputs: &Path, source: &Source, url: &str) -> Result<u64, Forwar
 
 // === impl Peer ===
 
-impl Peer {
+impl Peer<'_> {
     fn make_database(&self) -> Result<(), String> {
         let answer = self
             .agent
@@ -135,6 +138,9 @@ impl Peer {
     fn send(&mut self) -> Result<(), String> {
         if self.lines == 0 {
             return Ok(());
+        }
+        if self.stop.load(Ordering::Relaxed) {
+            return Err("interrupted".to_owned());
         }
         if Instant::now() > self.until {
             return Err(format!("it took longer than {} s", ALL.as_secs()));

@@ -117,14 +117,15 @@ fn verdict(out: &mut String, page: &Page) {
         None => out.push_str(
             "<p class=\"cause\">The record of this run has no end: its client was killed, or the run still goes on.</p>\n",
         ),
-        Some(Finished { outcome: RunOutcome::Success, groups, seconds: took }) => {
-            let total: u32 = groups.iter().map(|(_, t)| t.total).sum();
-            let _ = writeln!(
-                out,
-                "<p class=\"cause\">Every group is whole: {} in {}.</p>",
-                counted(u64::from(total), "instance"),
-                seconds(*took)
-            );
+        Some(Finished { outcome: RunOutcome::Success, groups, seconds: took, .. }) => {
+            let (ok, total) = groups.iter().fold((0, 0), |(ok, total), (_, t)| (ok + t.ok, total + t.total));
+            let words = if ok == total {
+                format!("Every group is whole: {}", counted(u64::from(total), "instance"))
+            } else {
+                let of = counted(u64::from(total), "instance");
+                format!("Enough of every group succeeded: {} of {of}", count(u64::from(ok)))
+            };
+            let _ = writeln!(out, "<p class=\"cause\">{words} in {}.</p>", seconds(*took));
         }
         Some(Finished { outcome, seconds: took, .. }) => {
             let mut lines = outcome.cause().unwrap_or_default().lines();

@@ -109,13 +109,14 @@
       search();
       $("timeline").scrollIntoView();
     });
-    $("detail").replaceChildren(
+    const parts = [
       el("h3", {}, `${SIGNS[instance.state]} ${instance.name}`),
       el("p", {}, `${instance.words}; ${times.join(", ")}.`),
       instance.word ? el("p", {}, `It last said: ${instance.word}`) : null,
       instance.lines.length ? el("pre", {}, instance.lines.join("\n")) : el("p", { class: "none" }, `What it wrote is in ${instance.group}/${instance.index}/ of the run's folder.`),
       own ? show : null,
-    );
+    ];
+    $("detail").replaceChildren(...parts.filter(Boolean));
     $("detail").hidden = false;
   }
 
