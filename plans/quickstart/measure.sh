@@ -43,6 +43,11 @@ for entry in $hosts; do
     done
     printf '%s: round trip %d.%03d ms, asked for %d ms, %d of %d probes came back\n' \
         "$host" $(( median / 1000 )) $(( median % 1000 )) $(( asked_us / 1000 )) "${#took[@]}" "$probes"
+    # What stands in this file is summed up at the end of the run.
+    for us in "${took[@]}"; do
+        printf '{"ts":%s000,"type":"point","name":"round_trip_ms","measures":{"value":%d.%03d}}\n' \
+            "${EPOCHREALTIME/./}" $(( us / 1000 )) $(( us % 1000 ))
+    done >>"$TEST_OUTPUTS_PATH/results.out"
     if (( off > tolerance_us || ${#took[@]} == 0 )); then
         echo "$host: the round trip is $off us off, $attempt times" >&2
         failed=1
