@@ -133,6 +133,7 @@ fn events(dir: &Path, measured: &testground_model::measure::Measured) {
         outcome: RunOutcome::Failure { cause: "nodes[3]".into() },
         groups,
         seconds: 9.0,
+        emulator_late: None,
     });
     fs::write(dir.join("run.jsonl"), text).expect("space");
 }

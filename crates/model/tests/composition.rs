@@ -345,6 +345,7 @@ proof = { delay = "2ms", rate = "10%", mark_only = true }
 min_success = "99.5%"
 start_rate = 20
 additional_hosts = ["db.example:5432", "[::1]:80"]
+influxdb_endpoint = "http://[::1]:8086/"
 max_message = 65536
 "#,
     );
@@ -359,6 +360,7 @@ max_message = 65536
         (10.0, true, true)
     );
     assert_eq!((settings.min_success, settings.start_rate, settings.max_message), (99.5, Some(20.0), 65_536));
+    assert_eq!(settings.influxdb_endpoint.as_deref(), Some("http://[::1]:8086"));
     assert_eq!(settings.additional_hosts, ["db.example:5432", "[::1]:80"]);
     assert!(!runs(&with_run_config("proof = false")).remove(0).settings.proof.enabled);
 }
@@ -380,6 +382,9 @@ fn settings_of_a_run_that_do_not_fit_are_refused() {
         ("start_rate = 0", "instances per second"),
         ("additional_hosts = [\"db.example\"]", "is no host with a port"),
         ("additional_hosts = \"db:1\"", "a list of hosts"),
+        ("influxdb_endpoint = \"https://db.example:8086\"", "https is not spoken"),
+        ("influxdb_endpoint = \"db.example:8086\"", "the address of an InfluxDB, such as"),
+        ("influxdb_endpoint = \"http://me:pw@db:8086\"", "is no host with a port"),
         ("proof = 1", "true, false or a table"),
         ("proof = { delai = \"1ms\" }", "did you mean `delay`?"),
         ("timout = 1", "did you mean `timeout`?"),

@@ -137,6 +137,12 @@ fn verdict(out: &mut String, page: &Page) {
             }
         }
     }
+    // Whoever looks for the cause should know that it may be the machine's.
+    let cause = record.finished.as_ref().and_then(|f| f.outcome.cause());
+    let late = record.finished.as_ref().and_then(|f| f.emulator_late).map(|late| late.to_string());
+    if let Some(late) = late.filter(|late| cause != Some(late)) {
+        let _ = writeln!(out, "<p class=\"warning\"><strong>emulator</strong> {}</p>", Text(&late));
+    }
     causes(out, page);
     stall(out, page);
     for warning in &record.warnings {
