@@ -92,7 +92,7 @@ fn header(out: &mut String, page: &Page) {
          <nav aria-label=\"parts of this page\"><a href=\"#instances\">Instances</a>{}{}<a href=\"#timeline\">Timeline</a>\
          <a href=\"#about\">About</a></nav>\n\
          <div class=\"search\" role=\"search\"><label for=\"search\">Search</label>\
-         <input id=\"search\" type=\"search\" placeholder=\"instance, words of an event, a line of output\" \
+         <input id=\"search\" type=\"search\" placeholder=\"an instance, words of an event, a last line of output\" \
          autocomplete=\"off\" spellcheck=\"false\"><kbd aria-hidden=\"true\">/</kbd>\
          <span id=\"found\" role=\"status\"></span>\
          <button id=\"theme\" type=\"button\" title=\"light or dark\">◐<span class=\"hidden\">light or dark</span></button></div>\n\
