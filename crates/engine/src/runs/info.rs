@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use testground_model::event::{Event, EventKind};
 use testground_model::name::RunId;
-use testground_model::outcome::{GroupTally, RunOutcome};
+use testground_model::outcome::{EmulatorLate, GroupTally, RunOutcome};
 
 use super::{RECORD_FILE, is_going};
 
@@ -70,6 +70,9 @@ pub struct Ended {
     pub seconds: f64,
     /// Bytes on disk of all that it left.
     pub size: u64,
+    /// What the outcome is to be read with, where the emulator was later than the run tolerates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emulator_late: Option<EmulatorLate>,
 }
 
 /// Where a run is.
@@ -144,6 +147,7 @@ impl RunInfo {
         outcome: &RunOutcome,
         tallies: &[(String, GroupTally)],
         seconds: f64,
+        emulator_late: Option<EmulatorLate>,
         size: u64,
     ) {
         self.groups = tallies
@@ -151,7 +155,7 @@ impl RunInfo {
             .map(|(id, tally)| GroupInfo { id: id.clone(), instances: tally.total, ok: tally.ok })
             .collect();
         let exit_code = outcome.exit_code() as u8;
-        self.ended = Some(Ended { outcome: outcome.clone(), exit_code, seconds, size });
+        self.ended = Some(Ended { outcome: outcome.clone(), exit_code, seconds, size, emulator_late });
     }
 }
 
@@ -183,10 +187,9 @@ fn from_record(dir: &Path) -> io::Result<RunInfo> {
     let mut tail = Vec::new();
     file.read_to_end(&mut tail)?;
     let last = tail.split(|&b| b == b'\n').rev().find(|line| !line.is_empty()).unwrap_or_default();
-    if let Ok(Event { kind: EventKind::RunFinished { outcome, groups, seconds }, .. }) =
-        serde_json::from_slice(last)
-    {
-        info.end(&outcome, &groups, seconds, size(dir));
+    let last = serde_json::from_slice::<Event>(last).map(|event| event.kind);
+    if let Ok(EventKind::RunFinished { outcome, groups, seconds, emulator_late }) = last {
+        info.end(&outcome, &groups, seconds, emulator_late, size(dir));
     }
     Ok(info)
 }
@@ -221,7 +224,7 @@ mod tests {
     fn failed() -> Event {
         let outcome = RunOutcome::Failure { cause: "g[1] exited with code 3".to_owned() };
         let groups = vec![("g".to_owned(), GroupTally { ok: 1, total: 2 })];
-        event(2_000_000_000, EventKind::RunFinished { outcome, groups, seconds: 0.5 })
+        event(2_000_000_000, EventKind::RunFinished { outcome, groups, seconds: 0.5, emulator_late: None })
     }
 
     #[test]
@@ -232,7 +235,7 @@ mod tests {
         assert_eq!(RunInfo::read(t.path()).expect("read"), info);
         assert_eq!(info.state(t.path()), State::Lost, "nobody holds the record");
         let outcome = RunOutcome::Failure { cause: "x".to_owned() };
-        info.end(&outcome, &[("g".to_owned(), GroupTally { ok: 1, total: 2 })], 0.5, 4096);
+        info.end(&outcome, &[("g".to_owned(), GroupTally { ok: 1, total: 2 })], 0.5, None, 4096);
         info.write(t.path()).expect("written");
         assert_eq!(RunInfo::read(t.path()).expect("read"), info);
         let raw: serde_json::Value =

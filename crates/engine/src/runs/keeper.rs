@@ -61,9 +61,9 @@ impl Keeper {
                 self.info = RunInfo::begin(event, &self.run, &self.runner, groups);
                 self.write();
             }
-            EventKind::RunFinished { outcome, groups, seconds } => {
+            EventKind::RunFinished { outcome, groups, seconds, emulator_late } => {
                 if let Some(info) = &mut self.info {
-                    info.end(outcome, groups, *seconds, info::size(&self.dir));
+                    info.end(outcome, groups, *seconds, *emulator_late, info::size(&self.dir));
                 }
                 self.write();
             }

@@ -118,7 +118,13 @@ mod tests {
         let id = RunId::new(began, [0; 8]);
         let kept = Kept { dir: dir.join(id.as_str()), id: id.clone() };
         fs::create_dir_all(kept.dir.join("g/0")).expect("a directory");
-        let ended = size.map(|size| Ended { outcome: RunOutcome::Success, exit_code: 0, seconds: 1.0, size });
+        let ended = size.map(|size| Ended {
+            outcome: RunOutcome::Success,
+            exit_code: 0,
+            seconds: 1.0,
+            size,
+            emulator_late: None,
+        });
         let began = jiff::Timestamp::from_second(began.into()).expect("a time").to_string();
         let text = |t: &str| t.to_owned();
         let (plan, case, run, runner) = (text("p"), text("c"), text("default"), text("local:exec"));

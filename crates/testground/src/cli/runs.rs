@@ -242,6 +242,9 @@ fn description(kept: &Kept, info: &RunInfo) -> String {
         for (i, cause) in cause.lines().enumerate() {
             line(if i == 0 { "cause" } else { "" }, &tame(cause));
         }
+        if let Some(late) = ended.emulator_late.map(|late| late.to_string()) {
+            line("but", &late);
+        }
         line("exit code", &ended.exit_code.to_string());
         line("took", &took(ended.seconds));
     }
