@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::catalogue::{self, RUNNERS};
 use crate::composition::{Composition, DEFAULT_RUN, Files, GroupSpec, RunGroupSpec, RunSpec};
-use crate::diagnostic::{Checked, Diagnostic, Diagnostics, Place, Severity, names, nearest};
+use crate::diagnostic::{Checked, Diagnostic, Diagnostics, Place, Severity, Source, names, nearest};
 use crate::manifest::{Manifest, nearest_key};
 use crate::reader::{At, Mistakes};
 use crate::run::{Build, Group, Resources, Run};
@@ -225,7 +225,13 @@ impl<'a> Resolver<'a> {
             return known.iter().map(|id| find(id)).collect();
         }
         let mut wanted = Vec::new();
+        // As it was typed, for the place of a mistake.
+        let flag = "--run-ids ";
+        let typed = Source::new("command line", format!("{flag}{}", self.overrides.run_ids.join(",")));
+        let mut end = flag.len();
         for id in &self.overrides.run_ids {
+            let begin = end;
+            end += id.len() + 1;
             if known.contains(&id.as_str()) {
                 wanted.push(find(id));
                 continue;
@@ -234,7 +240,7 @@ impl<'a> Resolver<'a> {
                 "--run-ids names {id:?}, and there is no such run; there are {}",
                 names(known.iter().copied())
             );
-            let at = self.composition.source.start();
+            let at = typed.place(begin..begin + id.len(), "--run-ids");
             self.error(at.error(message).suggest_nearest(id, known.iter().copied()));
         }
         wanted

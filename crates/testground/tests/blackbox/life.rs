@@ -241,7 +241,8 @@ fn runs_of_a_composition_are_chosen_by_id_and_all_are_reported() {
     let runs = "[[runs]]\nid = \"small\"\n[[runs.groups]]\nid = \"g\"\n[[runs]]\nid = \"large\"\n[[runs.groups]]\nid = \"g\"\ninstances = { count = 2 }";
     let session = Session::with_plan("true", &composition(1, runs).replace("total_instances = 1\n", ""));
     let wrong = session.testground(&["run", "--run-ids", "smal", "plan"]);
-    assert!(wrong.code == Some(2) && wrong.stderr.contains("small"), "{wrong:?}");
+    assert!(wrong.code == Some(2) && wrong.stderr.contains("did you mean `small`?"), "{wrong:?}");
+    assert!(wrong.stderr.contains("--> command line:1:11 (--run-ids)"), "{wrong:?}");
     let done = session.run(&["-O", "results.csv", "--junit", "junit.xml"]);
     assert_eq!(done.code, Some(0), "{done:?}");
     let results = fs::read_to_string(session.path().join("results.csv")).expect("results");
