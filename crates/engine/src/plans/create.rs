@@ -14,6 +14,10 @@ use super::{PlansError, free_place};
 pub enum Target {
     /// Go, with its SDK.
     Go,
+    /// JavaScript for Node, with its SDK.
+    Js,
+    /// Rust, with its SDK.
+    Rust,
     /// A shell script, with the command line for coordination.
     Shell,
 }
@@ -43,9 +47,24 @@ const GO: &[Template] = &[
     file("go.sum", include_str!("../../../../plans/ping-go/go.sum")),
 ];
 
+const JS: &[Template] = &[
+    file("main.js", include_str!("templates/main.js")),
+    file("package.json", include_str!("../../../../plans/ping-js/package.json")),
+    file("package-lock.json", include_str!("../../../../plans/ping-js/package-lock.json")),
+];
+
+const RUST: &[Template] = &[
+    file("src/main.rs", include_str!("templates/main.rs.txt")),
+    file("Cargo.toml", include_str!("../../../../plans/ping-rust/Cargo.toml")),
+    file("Cargo.lock", include_str!("../../../../plans/ping-rust/Cargo.lock")),
+];
+
 const SHELL: &[Template] =
     &[Template { name: "plan.sh", text: include_str!("templates/plan.sh"), executable: true }];
 
+/// What the example plans call themselves in the files above. A new plan's package is simply `plan`: not every plan's
+/// name is one for a package.
+const PACKAGES: [&str; 2] = ["\"ping-js\"", "\"ping-rust\""];
 /// The module of the plan that the go.mod above is from.
 const GO_MODULE: &str = "github.com/testground/testground/plans/ping-go";
 
@@ -55,6 +74,8 @@ impl Target {
     fn files(self) -> impl Iterator<Item = &'static Template> {
         let own = match self {
             Target::Go => GO,
+            Target::Js => JS,
+            Target::Rust => RUST,
             Target::Shell => SHELL,
         };
         COMMON.iter().chain(own)
@@ -63,6 +84,8 @@ impl Target {
     fn builder(self) -> &'static str {
         match self {
             Target::Go => "exec:go",
+            Target::Js => "exec:node",
+            Target::Rust => "exec:rust",
             Target::Shell => "exec:generic",
         }
     }
@@ -76,6 +99,8 @@ impl Target {
     fn source(self) -> &'static str {
         match self {
             Target::Go => "`main.go`: one instance, with the SDK for Go (`github.com/testground/sdk-go`)",
+            Target::Js => "`main.js`: one instance, with the SDK for JavaScript (`@testground/sdk`)",
+            Target::Rust => "`src/main.rs`: one instance, with the SDK for Rust (`testground`)",
             Target::Shell => "`plan.sh`: one instance, without any SDK",
         }
     }
@@ -114,11 +139,13 @@ pub fn create(root: &Path, name: &str, target: Target, module: &str) -> Result<P
 }
 
 fn filled(text: &str, target: Target, name: &str, module: &str) -> String {
-    text.replace("{{name}}", name)
+    let text = text
+        .replace("{{name}}", name)
         .replace("{{builder}}", target.builder())
         .replace("{{settings}}", target.settings())
         .replace("{{source}}", target.source())
-        .replace(GO_MODULE, module)
+        .replace(GO_MODULE, module);
+    PACKAGES.iter().fold(text, |text, package| text.replace(package, "\"plan\""))
 }
 
 #[cfg(test)]
@@ -130,7 +157,12 @@ mod tests {
     #[test]
     fn every_template_is_filled_in_and_its_files_are_read_without_a_warning() {
         let t = tempfile::tempdir().expect("a directory");
-        let all = [(Target::Go, "net/ping-1"), (Target::Shell, "shell")];
+        let all = [
+            (Target::Go, "net/ping-1"),
+            (Target::Js, "js"),
+            (Target::Rust, "rust"),
+            (Target::Shell, "shell"),
+        ];
         for (target, name) in all {
             let dir = create(t.path(), name, target, "example.org/x").expect("created");
             let read = |file: &str| fs::read_to_string(dir.join(file)).expect("a file");
@@ -156,6 +188,6 @@ mod tests {
                 "{module:?}"
             );
         }
-        assert_eq!(fs::read_dir(t.path()).expect("a directory").count(), 2, "nothing half made is left");
+        assert_eq!(fs::read_dir(t.path()).expect("a directory").count(), 4, "nothing half made is left");
     }
 }

@@ -77,6 +77,11 @@ struct Named {
 enum Language {
     /// Go, with the SDK for Go.
     Go,
+    /// JavaScript for Node, with the SDK for JavaScript.
+    #[value(alias = "javascript", alias = "node")]
+    Js,
+    /// Rust, with the SDK for Rust.
+    Rust,
     /// A bash script, without any SDK.
     #[value(alias = "bash", alias = "sh")]
     Shell,
@@ -112,6 +117,8 @@ fn create(
 ) -> anyhow::Result<ExitCode> {
     let target = match language {
         Language::Go => Target::Go,
+        Language::Js => Target::Js,
+        Language::Rust => Target::Rust,
         Language::Shell => Target::Shell,
     };
     let dir = plans::create(&home.plans(), name, target, module)?;
