@@ -1,6 +1,7 @@
 //! The service as its users meet it: over sockets, over a real Redis, and with parts of it killed.
 
 mod faults;
+mod fuzz;
 mod garbage;
 mod http;
 mod input;
