@@ -81,6 +81,17 @@ struct State {
     signallers: HashMap<PeerId, (Arc<Who>, u64)>,
     /// By target, so that a signal looks only at those it releases.
     waiters: BTreeSet<(u64, Key)>,
+    /// What the store last said of who has to do with it; nothing where the engine is the store.
+    told: Option<Box<Told>>,
+}
+
+/// Who has to do with a state over all services, as the store says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Told {
+    /// Who signalled, and how often.
+    pub signalled: Vec<(String, u64)>,
+    /// Who waits at other services, and for how many.
+    pub waiting: Vec<(String, u64)>,
 }
 
 #[derive(Debug)]
@@ -399,7 +410,7 @@ impl Engine {
                 limit: self.limits.states_per_run as u64,
             });
         }
-        let state = State { run, count: 0, signallers: HashMap::new(), waiters: BTreeSet::new() };
+        let state = State { run, count: 0, signallers: HashMap::new(), waiters: BTreeSet::new(), told: None };
         let key = self.states.insert(name, state);
         self.runs.row_mut(run).expect("the run was just found").states.insert(key);
         Ok(key)

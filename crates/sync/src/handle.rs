@@ -191,8 +191,8 @@ impl SyncHandle {
 
     /// Ends every wait over a state: peers that understand an error get one, the connections of the others (an SDK
     /// would take the error for success) are closed with the reason.
-    pub fn cancel_barriers(&self, state: &str, reason: &str) {
-        self.hub.cancel_barriers(state, reason);
+    pub async fn cancel_barriers(&self, state: &str, reason: &str) {
+        self.hub.cancel_barriers(state, reason).await;
     }
 
     /// The run is looked after: its keys stay.

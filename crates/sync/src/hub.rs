@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::engine::{
     BarrierTerms, Cancelled, Delivery, Engine, Entered, Explanation, Kind, Limits, Numbered, PeerId, Refusal,
-    Removed, Snapshot, Sweep, Who,
+    Removed, Snapshot, Sweep, Who, run_of,
 };
 use crate::metrics::{Metrics, OperationKind};
 use crate::observe::{Observer, SyncEvent};
@@ -321,13 +321,18 @@ impl Hub {
     }
 
     /// Ends all waits over a state: those who can be told are told, the others' connections are closed.
-    pub(crate) fn cancel_barriers(&self, state: &str, reason: &str) {
+    pub(crate) async fn cancel_barriers(&self, state: &str, reason: &str) {
+        self.ask_who(&[state.to_owned()]).await;
         let mute = self.with(|engine| engine.cancel_barriers(Instant::now(), state));
         self.kick(&mute, reason);
     }
 
     /// Gives up the barriers whose time is up, and says when to come again.
-    pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
+    pub(crate) async fn expire(&self, now: Instant) -> Option<Instant> {
+        if matches!(self.store, Store::Redis(_)) {
+            let due = self.lock().engine.due(now);
+            self.ask_who(&due).await;
+        }
         let (mute, next) = self.with(|engine| (engine.expire(now), engine.next_deadline()));
         self.kick(&mute, "a barrier's time is up");
         next
@@ -393,13 +398,35 @@ impl Hub {
         }
     }
 
-    /// Why a barrier is not open, with who signalled over all services.
+    /// Why a barrier is not open, with who signalled and who waits over all services.
     pub(crate) async fn explain(&self, state: &str, target: u64) -> Explanation {
-        let mut explanation = self.with(|engine| engine.explain(state, target));
-        if let Store::Redis(redis) = &self.store {
-            explanation.signalled = redis.signallers(state).await;
+        self.ask_who(&[state.to_owned()]).await;
+        self.with(|engine| engine.explain(state, target))
+    }
+
+    /// Everything as it is now, of one run or of all, with who signalled and who waits over all services where somebody
+    /// waits at this one.
+    pub(crate) async fn report(&self, run: Option<&str>) -> Snapshot {
+        let fits = |key: &str| run.is_none_or(|run| run_of(key) == run);
+        if matches!(self.store, Store::Redis(_)) {
+            let awaited: Vec<String> = {
+                let inner = self.lock();
+                inner.engine.awaited().filter(|state| fits(state)).map(str::to_owned).collect()
+            };
+            self.ask_who(&awaited).await;
         }
-        explanation
+        let mut snapshot = self.snapshot();
+        snapshot.barriers.retain(|barrier| fits(&barrier.state));
+        snapshot.topics.retain(|topic| fits(&topic.topic));
+        snapshot
+    }
+
+    /// Learns from the store who has to do with these states. A store that does not answer teaches nothing.
+    async fn ask_who(&self, states: &[String]) {
+        let Store::Redis(redis) = &self.store else { return };
+        for (state, told) in redis.told(states).await {
+            self.with(|engine| engine.learn_told(&state, told));
+        }
     }
 
     /// Whether more may be sent to the store now.

@@ -181,7 +181,7 @@ pub(crate) type Greeted = (upgrade::Rewound, SocketAddr);
 /// Ends barriers at their deadlines.
 async fn give_up_barriers(hub: Arc<Hub>, stop: CancellationToken) {
     loop {
-        let next = hub.expire(Instant::now());
+        let next = hub.expire(Instant::now()).await;
         let due = async {
             match next {
                 Some(at) => tokio::time::sleep_until(at.into()).await,

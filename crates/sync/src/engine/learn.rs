@@ -1,9 +1,11 @@
 //! What the engine is told by a store outside of it, and what it says about what it knows.
 
+use std::cmp::Reverse;
 use std::time::Instant;
 
+use super::report::MAX_NAMES;
 use super::value::{Numbered, PeerId};
-use super::{Done, Engine, Kind};
+use super::{Done, Engine, Kind, Told};
 
 // === impl Engine ===
 
@@ -27,6 +29,39 @@ impl Engine {
             self.version += 1;
             self.release(now, key);
         }
+    }
+
+    /// The store says who has to do with a state, over all services. Nothing comes of it for a state that nobody here
+    /// has to do with.
+    pub fn learn_told(&mut self, state: &str, told: Told) {
+        if let Some(row) = self.states.key(state).and_then(|key| self.states.row_mut(key)) {
+            row.told = Some(Box::new(told));
+        }
+    }
+
+    /// The states whose barriers [`Engine::expire`] would end, each once.
+    pub fn due(&self, now: Instant) -> Vec<String> {
+        let due = self.deadlines.iter().filter(|Reverse((at, _))| *at <= now);
+        let states = due.filter_map(|Reverse((_, key))| self.states.name(self.waiters.row(*key)?.state));
+        let mut names: Vec<String> = states.map(ToString::to_string).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// The states at which somebody here waits.
+    pub fn awaited(&self) -> impl Iterator<Item = &str> {
+        let awaited = self.states.iter().filter(|(_, _, state)| !state.waiters.is_empty());
+        awaited.map(|(_, name, _)| &**name)
+    }
+
+    /// Who waits here at barriers over a state, and for how many: as many as an explanation names.
+    pub fn waiting_for(&self, state: &str) -> Vec<(String, u64)> {
+        let Some(row) = self.states.key(state).and_then(|key| self.states.row(key)) else {
+            return Vec::new();
+        };
+        let waiters = row.waiters.iter().filter_map(|(_, key)| self.waiters.row(*key)).take(MAX_NAMES);
+        waiters.filter_map(|w| Some((self.peers.row(w.peer.0)?.who.to_string(), w.target))).collect()
     }
 
     /// The store says that these are the topic's items from number `first` (from 1) on. Items known already are

@@ -27,10 +27,13 @@ pub struct BarrierReport {
     pub state: String,
     /// Entries so far.
     pub count: u64,
-    /// Who signalled, and how often; those of this service, at most 4,096.
+    /// Who signalled, and how often; at most 4,096.
     pub signalled: Vec<(Who, u64)>,
-    /// Who waits, and for how many.
+    /// Who waits at this service, and for how many.
     pub waiting: Vec<Waiting>,
+    /// Who waits at other services over the same store, and for how many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_elsewhere: Vec<(String, u64)>,
 }
 
 /// Somebody who waits at a barrier.
@@ -73,7 +76,7 @@ pub struct Explanation {
 }
 
 /// Most names in an [`Explanation`]'s list: it has to fit into a frame.
-const MAX_NAMES: usize = 100;
+pub(super) const MAX_NAMES: usize = 100;
 
 // === impl Engine ===
 
@@ -129,12 +132,13 @@ impl Engine {
     pub(super) fn explain_state(&self, key: Key, target: u64) -> Option<Explanation> {
         let name = self.states.name(key)?;
         let row = self.states.row(key)?;
-        let mut signalled: Vec<String> =
-            row.signallers.values().map(|(who, _)| who.to_string()).take(MAX_NAMES).collect();
+        let here = row.signallers.values().map(|(who, _)| who.to_string());
+        let told = row.told.iter().flat_map(|told| &told.signalled).map(|(who, _)| who.clone());
+        let mut signalled: Vec<String> = here.chain(told).take(MAX_NAMES).collect();
         signalled.sort_unstable();
-        let waiters = row.waiters.iter().filter_map(|(_, w)| self.waiters.row(*w)).take(MAX_NAMES);
-        let waiting =
-            waiters.filter_map(|w| self.peers.row(w.peer.0)).map(|peer| peer.who.to_string()).collect();
+        let elsewhere = row.told.iter().flat_map(|told| told.waiting.clone());
+        let waiting = self.waiting_for(name).into_iter().chain(elsewhere);
+        let waiting = waiting.map(|(who, _)| who).take(MAX_NAMES).collect();
         Some(Explanation { state: name.to_string(), count: row.count, target, signalled, waiting })
     }
 
@@ -143,6 +147,9 @@ impl Engine {
         let row = self.states.row(key)?;
         let mut signalled: Vec<(Who, u64)> =
             row.signallers.values().map(|(who, count)| (Who::clone(who), *count)).collect();
+        let told = row.told.iter().flat_map(|told| &told.signalled);
+        signalled.extend(told.map(|(who, count)| (Who::local(who), *count)));
+        let waiting_elsewhere = row.told.iter().flat_map(|told| told.waiting.clone()).collect();
         signalled.sort_unstable_by_key(|(who, _)| (who.address, who.name.clone()));
         let waiting = row
             .waiters
@@ -154,7 +161,8 @@ impl Engine {
                 Some(Waiting { who, target: w.target, waited_ms })
             })
             .collect();
-        Some(BarrierReport { state: name.to_string(), count: row.count, signalled, waiting })
+        let (state, count) = (name.to_string(), row.count);
+        Some(BarrierReport { state, count, signalled, waiting, waiting_elsewhere })
     }
 }
 

@@ -31,7 +31,7 @@ use tokio::net::TcpListener;
 
 use super::Collect;
 use crate::SyncHandle;
-use crate::engine::{Sweep, Who, run_of};
+use crate::engine::{Sweep, Who};
 use crate::hub::Hub;
 use crate::store::GcReport;
 
@@ -216,12 +216,7 @@ async fn barriers(
     query: Result<Query<BarriersQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(query) = query?;
-    let mut snapshot = app.handle.snapshot();
-    if let Some(run) = &query.run {
-        snapshot.barriers.retain(|barrier| run_of(&barrier.state) == run);
-        snapshot.topics.retain(|topic| run_of(&topic.topic) == run);
-    }
-    Ok(axum::Json(snapshot).into_response())
+    Ok(axum::Json(app.hub.report(query.run.as_deref()).await).into_response())
 }
 
 async fn claim(State(app): State<App>, Path(run): Path<String>) -> Result<Response, Problem> {

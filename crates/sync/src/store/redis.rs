@@ -5,6 +5,7 @@
 //! | `<state>#count` | string: the entries so far |
 //! | `<state>#who` | hash: who signalled, and how often |
 //! | `<topic>#items` | stream: item n has the id `n-0` and the field `p` |
+//! | `<state>#count#waiting` | hash: who waits for it at each service, and for how many: JSON |
 //! | `<key>#held` | sorted set: services with somebody waiting for it, by the time their word is good until |
 //! | `run:<run>:#run` | hash: `claimed`, `finished` (milliseconds since 1970), `states`, `topics`, `bytes` |
 //! | `run:<run>:#keys` | set: the run's counts and items |
@@ -28,7 +29,7 @@ use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, mpsc};
 
-use crate::engine::{Kind, Numbered, PeerId, Removed, Sweep};
+use crate::engine::{Kind, Numbered, PeerId, Removed, Sweep, Told};
 use crate::hub::Hub;
 
 pub use sweep::{GcReport, collect};
@@ -41,6 +42,8 @@ pub(crate) struct Redis {
     watches: mpsc::UnboundedSender<Watch>,
     backlog: Arc<Backlog>,
     client: redis::Client,
+    /// What this service calls itself among others over the same Redis.
+    service: String,
 }
 
 /// What the tasks behind a store need; they start when the hub exists.
@@ -49,6 +52,7 @@ pub(crate) struct Tasks {
     watches: mpsc::UnboundedReceiver<Watch>,
     backlog: Arc<Backlog>,
     client: redis::Client,
+    service: String,
     give_up: Duration,
 }
 
@@ -102,6 +106,9 @@ struct Backlog {
     shrunk: Notify,
 }
 
+/// States that are asked about in one script: Redis answers nobody else meanwhile.
+const TOLD_AT_ONCE: usize = 64;
+
 /// With so many requests under way nothing more is read from connections.
 const MAX_BACKLOG: usize = 1 << 16;
 
@@ -122,14 +129,16 @@ impl Redis {
         let (requests, requested) = mpsc::unbounded_channel();
         let (watches, watched) = mpsc::unbounded_channel();
         let backlog = Arc::new(Backlog::default());
+        let service = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
         let tasks = Tasks {
             requests: requested,
             watches: watched,
             backlog: backlog.clone(),
             client: client.clone(),
+            service: service.clone(),
             give_up,
         };
-        Ok((Redis { requests, watches, backlog, client }, tasks))
+        Ok((Redis { requests, watches, backlog, client, service }, tasks))
     }
 
     pub(crate) fn signal(&self, peer: PeerId, id: &str, who: String, state: &str, request_key: Option<&str>) {
@@ -199,10 +208,45 @@ impl Redis {
         sweep::sweep_all(&mut connection, sweep).await.map_err(|e| unusable(&self.client, &e))
     }
 
-    /// Who signalled a state; nobody when Redis can't say.
-    pub(crate) async fn signallers(&self, state: &str) -> Vec<String> {
-        let Ok(mut connection) = connect(&self.client).await else { return Vec::new() };
-        redis::cmd("HKEYS").arg(format!("{state}#who")).query_async(&mut connection).await.unwrap_or_default()
+    /// Who has to do with these states, over all services; nothing when Redis can't say.
+    pub(crate) async fn told(&self, states: &[String]) -> Vec<(String, Told)> {
+        const TOLD: &str = "
+            local time = redis.call('TIME')
+            local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+            local answer = {}
+            for _, state in ipairs(KEYS) do
+              answer[#answer + 1] = redis.call('HGETALL', state .. '#who')
+              local waiting = {}
+              for _, service in ipairs(redis.call('ZRANGEBYSCORE', state .. '#count#held', now, '+inf')) do
+                local names = redis.call('HGET', state .. '#count#waiting', service)
+                if service ~= ARGV[1] and names then waiting[#waiting + 1] = names end
+              end
+              answer[#answer + 1] = waiting
+            end
+            return answer";
+        let mut told = Vec::new();
+        if states.is_empty() {
+            return told;
+        }
+        let Ok(mut connection) = connect(&self.client).await else { return told };
+        let script = redis::Script::new(TOLD);
+        for states in states.chunks(TOLD_AT_ONCE) {
+            let mut call = script.prepare_invoke();
+            for state in states {
+                call.key(state);
+            }
+            call.arg(&self.service);
+            let answer: redis::RedisResult<Vec<Vec<String>>> = call.invoke_async(&mut connection).await;
+            let Ok(answer) = answer else { return told };
+            for (state, pair) in states.iter().zip(answer.chunks_exact(2)) {
+                let count = |pair: &[String]| Some((pair.first()?.clone(), pair.get(1)?.parse().ok()?));
+                let signalled = pair[0].chunks_exact(2).filter_map(count).collect();
+                let lists = pair[1].iter().filter_map(|names| serde_json::from_str(names).ok());
+                let waiting = lists.flat_map(|list: Vec<(String, u64)>| list).collect();
+                told.push((state.clone(), Told { signalled, waiting }));
+            }
+        }
+        told
     }
 
     fn send(&self, request: Request) {
@@ -217,7 +261,7 @@ impl Redis {
 impl Tasks {
     /// Starts them; they end with the hub.
     pub(crate) fn start(self, hub: &Arc<Hub>) {
-        let service = format!("{:016x}", RandomState::new().hash_one(std::process::id()));
+        let service = self.service;
         let weak: Weak<Hub> = Arc::downgrade(hub);
         let writer =
             write::Writer::new(weak.clone(), self.client.clone(), &service, self.backlog, self.give_up);

@@ -103,7 +103,7 @@ async fn an_error_that_an_sdk_would_take_for_success_is_never_sent() {
     while service.handle.snapshot().barriers.iter().all(|b| b.state != "ended" || b.waiting.is_empty()) {
         tokio::task::yield_now().await;
     }
-    service.handle.cancel_barriers("ended", "the run is over");
+    service.handle.cancel_barriers("ended", "the run is over").await;
     assert_eq!(closed(&mut socket).await, (CloseCode::Policy, "the run is over".to_owned()));
 }
 

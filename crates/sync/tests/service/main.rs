@@ -1,5 +1,6 @@
 //! The service as its users meet it: over sockets, over a real Redis, and with parts of it killed.
 
+mod explain;
 mod faults;
 mod fuzz;
 mod garbage;

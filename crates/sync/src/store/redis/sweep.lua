@@ -22,7 +22,7 @@ for _, key in ipairs(found[2]) do
     if not dry then
       local name, kind = string.match(key, '^(.*)#(%a+)$')
       if kind == 'count' then
-        redis.call('UNLINK', key, name .. '#who', key .. '#held')
+        redis.call('UNLINK', key, name .. '#who', key .. '#held', key .. '#waiting')
         redis.call('HINCRBY', prefix .. 'run', 'states', -1)
       else
         redis.call('UNLINK', key, key .. '#held')

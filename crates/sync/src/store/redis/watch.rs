@@ -3,7 +3,7 @@
 //! A key is first subscribed to and then read, so that nothing falls between. Changes carry their number; whatever
 //! does not follow on what is known is read again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,9 @@ const HOLD: Duration = Duration::from_secs(120);
 /// How often that is said again, and what nobody waits for is let go.
 const RENEW: Duration = Duration::from_secs(5);
 
+/// How soon other services know who waits here.
+const SAY: Duration = Duration::from_millis(250);
+
 /// Items read at once.
 const PAGE: usize = 512;
 
@@ -34,6 +37,8 @@ pub(super) struct Watcher {
     service: String,
     /// By the key of the data.
     watched: HashMap<String, Watched>,
+    /// Those of them whose waiters may be others than Redis has.
+    stirred: HashSet<String>,
 }
 
 struct Watched {
@@ -41,6 +46,8 @@ struct Watched {
     key: Box<str>,
     /// When the service last said that it holds the key.
     held: Instant,
+    /// Who waits for it here, as Redis has it.
+    said: String,
 }
 
 struct Link {
@@ -53,7 +60,7 @@ struct Link {
 
 impl Watcher {
     pub(super) fn new(hub: Weak<Hub>, client: redis::Client, service: String) -> Watcher {
-        Watcher { hub, client, service, watched: HashMap::new() }
+        Watcher { hub, client, service, watched: HashMap::new(), stirred: HashSet::new() }
     }
 
     /// Runs until the hub is gone.
@@ -89,10 +96,14 @@ impl Watcher {
         watches: &mut mpsc::UnboundedReceiver<Watch>,
     ) -> redis::RedisResult<()> {
         let keys: Vec<String> = self.watched.keys().cloned().collect();
+        // What was said may be lost with the connection.
+        self.watched.values_mut().for_each(|watched| watched.said.clear());
         for keys in keys.chunks(BATCH) {
             self.take_up(link, keys).await?;
         }
         let mut renew = tokio::time::interval(RENEW);
+        let mut say = tokio::time::interval(SAY);
+        say.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::new();
         loop {
             tokio::select! {
@@ -103,8 +114,12 @@ impl Watcher {
                     let mut keys = Vec::new();
                     for watch in batch.drain(..) {
                         let data = data_key(watch.kind, &watch.key);
+                        if watch.kind == Kind::State {
+                            self.stirred.insert(data.clone());
+                        }
                         if !self.watched.contains_key(&data) {
-                            let watched = Watched { kind: watch.kind, key: watch.key, held: Instant::now() };
+                            let (kind, key, held) = (watch.kind, watch.key, Instant::now());
+                            let watched = Watched { kind, key, held, said: String::new() };
                             self.watched.insert(data.clone(), watched);
                             keys.push(data);
                         }
@@ -118,6 +133,7 @@ impl Watcher {
                     let channel = message.get_channel_name().strip_prefix("sync#").unwrap_or_default().to_owned();
                     self.changed(link, &channel, message.get_payload_bytes()).await?;
                 }
+                _ = say.tick(), if !self.stirred.is_empty() => self.say_who_waits(link).await?,
                 _ = renew.tick() => self.renew(link).await?,
             }
         }
@@ -141,6 +157,7 @@ impl Watcher {
             for _, key in ipairs(KEYS) do
               redis.call('ZADD', key .. '#held', now + tonumber(ARGV[2]), ARGV[1])
               redis.call('PEXPIRE', key .. '#held', 2 * tonumber(ARGV[2]))
+              redis.call('PEXPIRE', key .. '#waiting', 2 * tonumber(ARGV[2]))
             end";
         let script = redis::Script::new(HELD);
         let mut call = script.prepare_invoke();
@@ -152,6 +169,25 @@ impl Watcher {
             }
         }
         call.invoke_async(&mut link.commands).await
+    }
+
+    /// Tells other services who waits here, for their explanations.
+    async fn say_who_waits(&mut self, link: &mut Link) -> redis::RedisResult<()> {
+        let Some(hub) = self.hub.upgrade() else { return Ok(()) };
+        let mut pipe = redis::pipe();
+        for data in std::mem::take(&mut self.stirred) {
+            let Some(watched) = self.watched.get_mut(&data) else { continue };
+            let names = hub.with(|engine| engine.waiting_for(&watched.key));
+            let names = serde_json::to_string(&names).unwrap_or_default();
+            if names != watched.said {
+                let key = format!("{data}#waiting");
+                pipe.hset(&key, &self.service, &names).ignore();
+                pipe.pexpire(&key, 2 * HOLD.as_millis() as i64).ignore();
+                watched.said = names;
+            }
+        }
+        drop(hub);
+        if pipe.is_empty() { Ok(()) } else { pipe.query_async(&mut link.commands).await }
     }
 
     async fn read(&self, link: &mut Link, data: &str) -> redis::RedisResult<()> {
@@ -229,10 +265,14 @@ impl Watcher {
             let mut pipe = redis::pipe();
             for key in keys {
                 pipe.zrem(format!("{key}#held"), &self.service).ignore();
+                pipe.hdel(format!("{key}#waiting"), &self.service).ignore();
                 self.watched.remove(key);
             }
             pipe.query_async::<()>(&mut link.commands).await?;
         }
+        // Whoever has stopped waiting did not say so.
+        let states = self.watched.iter().filter(|(_, watched)| watched.kind == Kind::State);
+        self.stirred.extend(states.map(|(data, _)| data.clone()));
         let due = |w: &Watched| w.held.elapsed() > HOLD / 4;
         let held: Vec<String> =
             self.watched.iter().filter(|(_, w)| due(w)).map(|(data, _)| data.clone()).collect();
