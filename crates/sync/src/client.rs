@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::engine::Explanation;
 
 pub use address::{Address, BadAddress, DEFAULT_PORT};
-pub use gc::{claim, collect, finish};
+pub use gc::{claim, collect, finish, report};
 use link::{Ask, Command};
 
 /// A connection to a service. Cheap to clone; the connection ends with the last clone.

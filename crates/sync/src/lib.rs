@@ -1,5 +1,6 @@
 //! Signals, barriers and topics: the engine, its stores, the service and a client.
 
+mod access;
 pub mod client;
 pub mod engine;
 pub mod frame;
@@ -11,6 +12,7 @@ pub mod server;
 mod store;
 pub mod wire;
 
+pub use access::{Access, AccessError, Items};
 pub use handle::{HandleError, Item, Subscription, SyncHandle};
 pub use observe::SyncEvent;
 pub use store::{GcReport, StoreError, collect};

@@ -1,4 +1,4 @@
-//! Garbage collection by way of a service, over HTTP.
+//! Runs and their garbage by way of a service, and what it reports of them: over HTTP.
 
 use std::io;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Address, ClientError};
-use crate::engine::Sweep;
+use crate::engine::{Snapshot, Sweep};
 use crate::store::GcReport;
 
 /// How long a collection may take.
@@ -24,7 +24,17 @@ pub async fn collect(address: &Address, sweep: &Sweep) -> Result<GcReport, Clien
         sweep.unclaimed.as_millis(),
         sweep.dry_run
     );
-    let body = post(address, &path).await?;
+    let body = call("POST", address, &path).await?;
+    serde_json::from_str(&body).map_err(|e| ClientError::Refused(format!("unreadable answer: {e}")))
+}
+
+/// Every state and topic of a run, as the service at `address` sees them.
+///
+/// # Errors
+/// It can't be reached, or refuses.
+pub async fn report(address: &Address, run: &str) -> Result<Snapshot, ClientError> {
+    check(run)?;
+    let body = call("GET", address, &format!("/v1/barriers?run={run}")).await?;
     serde_json::from_str(&body).map_err(|e| ClientError::Refused(format!("unreadable answer: {e}")))
 }
 
@@ -34,7 +44,7 @@ pub async fn collect(address: &Address, sweep: &Sweep) -> Result<GcReport, Clien
 /// It can't be reached, or refuses.
 pub async fn claim(address: &Address, run: &str) -> Result<(), ClientError> {
     check(run)?;
-    post(address, &format!("/v1/runs/{run}/claim")).await.map(|_| ())
+    call("POST", address, &format!("/v1/runs/{run}/claim")).await.map(|_| ())
 }
 
 /// Tells the service at `address` that a run is over: its keys go after the grace time.
@@ -43,7 +53,7 @@ pub async fn claim(address: &Address, run: &str) -> Result<(), ClientError> {
 /// It can't be reached, or refuses.
 pub async fn finish(address: &Address, run: &str) -> Result<(), ClientError> {
     check(run)?;
-    post(address, &format!("/v1/runs/{run}/finish")).await.map(|_| ())
+    call("POST", address, &format!("/v1/runs/{run}/finish")).await.map(|_| ())
 }
 
 /// A run's id stands in a path as it is.
@@ -55,27 +65,33 @@ fn check(run: &str) -> Result<(), ClientError> {
     }
 }
 
-async fn post(address: &Address, path: &str) -> Result<String, ClientError> {
+async fn call(method: &str, address: &Address, path: &str) -> Result<String, ClientError> {
     let unreachable = |e: &dyn std::fmt::Display| ClientError::Unreachable {
         address: address.to_string(),
         after: PATIENCE,
         last: e.to_string(),
     };
-    let answer = match tokio::time::timeout(PATIENCE, ask(address, path)).await {
+    let answer = match tokio::time::timeout(PATIENCE, ask(method, address, path)).await {
         Ok(answer) => answer.map_err(|e| unreachable(&e))?,
         Err(_) => return Err(unreachable(&"no answer")),
     };
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if head.split(' ').nth(1) != Some("200") {
-        return Err(ClientError::Refused(body.to_owned()));
+    match head.split(' ').nth(1) {
+        Some("200") if head.starts_with("HTTP/") => {}
+        // What listens there is something else, or a service of another make.
+        Some("404" | "405" | "426") | None => {
+            let first = head.lines().next().unwrap_or_default();
+            return Err(ClientError::Refused(format!("{address} does not know {path}: {first:.100}")));
+        }
+        Some(_) => return Err(ClientError::Refused(body.to_owned())),
     }
     Ok(body.to_owned())
 }
 
 /// HTTP/1.0: the answer ends with the connection.
-async fn ask(address: &Address, path: &str) -> io::Result<String> {
+async fn ask(method: &str, address: &Address, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
-    let request = format!("POST {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
