@@ -17,6 +17,7 @@ use testground_model::run::{Group, Run};
 use tokio::sync::mpsc;
 
 use crate::build::{self, Artifact, Site};
+use crate::claim::Claim;
 use crate::home::Home;
 use crate::lab::Lab;
 use crate::lab::protocol::{Capture, Command, Notice, Program, Setup};
@@ -63,7 +64,7 @@ pub async fn execute(
         outputs: outputs.display().to_string(),
         seed: run.settings.seed,
     });
-    let outcome = carry_out(&request, home, outputs, interrupts, &mut record).await;
+    let outcome = with_claim(&request, home, outputs, interrupts, &mut record).await;
     sum_up(&request, &home.outputs_dir(&run.runner, &run.plan, &request.id), interrupts, &mut record).await;
     let groups = record.verdict.groups().to_vec();
     let seconds = started.elapsed().as_secs_f64();
@@ -122,6 +123,32 @@ struct Record<'a> {
     id: RunId,
     on_event: &'a mut dyn FnMut(&Event),
     verdict: Verdict,
+}
+
+/// Carries the run out; a sync service outside of the lab is told of its beginning, and of its end however it comes.
+async fn with_claim(
+    request: &Request,
+    home: &Home,
+    outputs: PathBuf,
+    interrupts: &mut mpsc::UnboundedReceiver<()>,
+    record: &mut Record<'_>,
+) -> RunOutcome {
+    let Some(service) = &request.run.settings.sync_service else {
+        return carry_out(request, home, outputs, interrupts, record).await;
+    };
+    let claim = tokio::select! {
+        claim = Claim::take(service, &request.id) => match claim {
+            Ok(claim) => claim,
+            Err(cause) => return RunOutcome::Failure { cause },
+        },
+        _ = interrupts.recv() => return RunOutcome::Interrupted,
+    };
+    let outcome = carry_out(request, home, outputs, interrupts, record).await;
+    if let Err(why) = claim.release().await {
+        let message = format!("the run was not marked as finished, so that its keys stay longer: {why}");
+        record.tell(EventKind::Warning { message });
+    }
+    outcome
 }
 
 async fn carry_out(

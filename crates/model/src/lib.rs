@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod measure;
 pub mod name;
 pub mod outcome;
+pub mod outside;
 pub mod pick;
 mod reader;
 pub mod regions;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::name::InstanceName;
+use crate::outside::Endpoint;
 use crate::topology::{Change, Link, Network};
 
 /// One run of a composition.
@@ -128,9 +129,12 @@ pub struct Settings {
     /// Instances started per second; `None` starts them all at once.
     #[serde(default)]
     pub start_rate: Option<f64>,
-    /// Hosts outside of the lab that instances may reach, each `host:port`.
+    /// Hosts outside of the lab that instances may reach.
     #[serde(default)]
-    pub additional_hosts: Vec<String>,
+    pub additional_hosts: Vec<Endpoint>,
+    /// The sync service that the run uses; `None` is the lab's own.
+    #[serde(default)]
+    pub sync_service: Option<Endpoint>,
     /// A real InfluxDB that gets the measurements too, when the run has ended: `http://host:port`.
     #[serde(default)]
     pub influxdb_endpoint: Option<String>,
@@ -199,6 +203,7 @@ impl Default for Settings {
             start_rate: None,
             additional_hosts: Vec::new(),
             influxdb_endpoint: None,
+            sync_service: None,
             max_message: sdk_go_message(),
             record_decisions: false,
         }

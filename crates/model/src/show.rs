@@ -141,7 +141,11 @@ impl fmt::Display for Run {
         let late = if s.proof.late_fails { "; an emulator later than that fails the run" } else { "" };
         writeln!(f, "  proof of shapes: {proof}{late}")?;
         if !s.additional_hosts.is_empty() {
-            writeln!(f, "  additional hosts: {}", s.additional_hosts.join(", "))?;
+            let hosts: Vec<String> = s.additional_hosts.iter().map(ToString::to_string).collect();
+            writeln!(f, "  additional hosts: {}", hosts.join(", "))?;
+        }
+        if let Some(service) = &s.sync_service {
+            writeln!(f, "  sync service: {service}")?;
         }
         self.groups.iter().try_for_each(|group| write!(f, "{group}"))?;
         writeln!(f, "networks")?;

@@ -344,7 +344,8 @@ seed = 42
 proof = { delay = "2ms", rate = "10%", mark_only = true }
 min_success = "99.5%"
 start_rate = 20
-additional_hosts = ["db.example:5432", "[::1]:80"]
+additional_hosts = ["db.example:5432", "[::1]:80", "db.example:5433"]
+sync_service = "sync.example:5050"
 influxdb_endpoint = "http://[::1]:8086/"
 max_message = 65536
 "#,
@@ -361,7 +362,12 @@ max_message = 65536
     );
     assert_eq!((settings.min_success, settings.start_rate, settings.max_message), (99.5, Some(20.0), 65_536));
     assert_eq!(settings.influxdb_endpoint.as_deref(), Some("http://[::1]:8086"));
-    assert_eq!(settings.additional_hosts, ["db.example:5432", "[::1]:80"]);
+    let hosts: Vec<String> = settings.additional_hosts.iter().map(|h| format!("{h} {}", h.name())).collect();
+    assert_eq!(
+        hosts,
+        ["db.example:5432 db.example", "[::1]:80 host.testground", "db.example:5433 db.example"]
+    );
+    assert_eq!(settings.sync_service.map(|s| s.to_string()), Some("sync.example:5050".to_owned()));
     assert!(!runs(&with_run_config("proof = false")).remove(0).settings.proof.enabled);
 }
 
@@ -385,6 +391,10 @@ fn settings_of_a_run_that_do_not_fit_are_refused() {
         ("influxdb_endpoint = \"https://db.example:8086\"", "https is not spoken"),
         ("influxdb_endpoint = \"db.example:8086\"", "the address of an InfluxDB, such as"),
         ("influxdb_endpoint = \"http://me:pw@db:8086\"", "is no host with a port"),
+        ("additional_hosts = [\"localhost:80\", \"127.0.0.1:80\"]", "would both be host.testground:80"),
+        ("additional_hosts = [\"host.testground:80\"]", "is written \"127.0.0.1:80\""),
+        ("sync_service = \"sync.example\"", "is no host with a port"),
+        ("sync_service = 5050", "the address of a sync service"),
         ("proof = 1", "true, false or a table"),
         ("proof = { delai = \"1ms\" }", "did you mean `delay`?"),
         ("timout = 1", "did you mean `timeout`?"),

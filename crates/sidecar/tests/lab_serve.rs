@@ -50,7 +50,7 @@ fn requests_are_answered_in_order_and_the_instances_are_let_go() {
         let _two = appear(&lab, "a", 1).await;
         let (_service, sync) = sync();
         let (serving, mut notices) =
-            Serving::start(lab.clone(), sync.clone(), keys(), Timeline::new(&[], &[])).unwrap();
+            Serving::start(lab.clone(), sync.clone().into(), keys(), Timeline::new(&[], &[])).await.unwrap();
         serving.release().await.unwrap();
         wait(&sync, "network-initialized", 2).await;
 
@@ -88,7 +88,7 @@ fn a_refused_request_is_told_and_its_barrier_stays_shut() {
         let _two = appear(&lab, "a", 1).await;
         let (_service, sync) = sync();
         let (_serving, mut notices) =
-            Serving::start(lab.clone(), sync.clone(), keys(), Timeline::new(&[], &[])).unwrap();
+            Serving::start(lab.clone(), sync.clone().into(), keys(), Timeline::new(&[], &[])).await.unwrap();
         publish(&sync, "a-1", r#"{"network":"defualt","enable":true,"callback_state":"s"}"#).await;
         publish(&sync, "a-1", r#"{"network":"default","enable":true,"callback_state":"s"}"#).await;
         let Some(Notice::Refused { instance: who, error }) = notices.recv().await else { panic!() };
@@ -123,7 +123,8 @@ fn a_partition_and_its_heal_happen_on_the_runs_clock() {
         let _b = appear(&lab, "b", 0).await;
         let (_service, sync) = sync();
         let timeline = Timeline::new(&changes, &run.links);
-        let (serving, mut notices) = Serving::start(lab.clone(), sync.clone(), keys(), timeline).unwrap();
+        let (serving, mut notices) =
+            Serving::start(lab.clone(), sync.clone().into(), keys(), timeline).await.unwrap();
         assert!(one.reaches("16.0.0.3"));
         let zero = serving.release().await.unwrap();
         let (cut, at) = within(async || notices.recv().await, changed).await;

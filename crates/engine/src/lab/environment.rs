@@ -70,6 +70,16 @@ pub fn environment(facts: &Facts<'_>) -> Vec<(String, String)> {
     put("SYNC_SERVICE_PORT", SYNC_PORT.to_string());
     put("INFLUXDB_URL", format!("http://{}:{INFLUX_PORT}", SERVICES[1]));
     put("REDIS_HOST", SERVICES[2].to_owned());
+    // Names without ports, as the original has it; absent where there are none, as there.
+    let mut hosts: Vec<String> = Vec::new();
+    for name in run.settings.additional_hosts.iter().map(|host| host.name()) {
+        if !hosts.contains(&name) {
+            hosts.push(name);
+        }
+    }
+    if !hosts.is_empty() {
+        put("ADDITIONAL_HOSTS", hosts.join(","));
+    }
     put("HOSTNAME", facts.hostname.to_owned());
     put("HOME", facts.temp.to_owned());
     put("TMPDIR", facts.temp.to_owned());

@@ -3,6 +3,7 @@
 //! This file is the client's end: it starts lab init, holds the leash and talks to the supervisor. What runs inside is
 //! in `init` (process 1) and `supervisor`; both are this executable again, see [`role`].
 
+mod dial;
 pub mod environment;
 mod favour;
 pub mod find;
@@ -13,6 +14,7 @@ mod rootfs;
 pub mod speech;
 mod supervisor;
 
+pub(crate) use dial::plain;
 pub use supervisor::knock::{Reply, Request as Call, call};
 
 use std::io;
@@ -23,6 +25,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
+use testground_linux::fdpass::Channel;
 use testground_linux::process::{self, Child, ExitStatus, IdMap, Namespaces, Session, SpawnExec};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
@@ -107,11 +110,15 @@ impl Lab {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(tell("make a socket pair"))?;
         let (leash_read, leash) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|e| StartError::Client("make a pipe", e.into()))?;
+        let (dial, dialled) =
+            Channel::pair().map_err(|e| StartError::Client("make a socket pair", io::Error::other(e)))?;
+        dial::serve(dial.into_fd()).map_err(tell("start a thread"))?;
         let executable = std::env::current_exe().map_err(tell("find this executable"))?;
         let mut spawn = SpawnExec::new("/proc/self/exe")
             .args([ROLE_INIT.into(), setup.id.as_str().into(), executable.into_os_string()])
             .fd(leash_read, init::LEASH)
-            .fd(theirs, init::CLIENT);
+            .fd(theirs, init::CLIENT)
+            .fd(dialled.into_fd(), init::DIAL);
         spawn.argv[0] = "testground".into();
         spawn.env = std::env::vars_os().collect();
         spawn.id_map = Some(IdMap::choose().map);

@@ -7,13 +7,14 @@ use std::time::Duration;
 use super::Resolver;
 use crate::catalogue::{FOREIGN_RUN_SETTINGS, Runner};
 use crate::diagnostic::names;
+use crate::outside::{self, Endpoint};
 use crate::reader::At;
 use crate::run::toml_value::Value;
 use crate::run::{ProofSettings, Settings};
 use crate::units;
 
 /// The settings that runs have.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 14] = [
     "additional_hosts",
     "grace",
     "influxdb_endpoint",
@@ -25,6 +26,7 @@ const KNOWN: [&str; 13] = [
     "seed",
     "stall",
     "start_rate",
+    "sync_service",
     "timeout",
     "record_decisions",
 ];
@@ -79,6 +81,13 @@ impl Resolver<'_> {
             }),
             "influxdb_endpoint" => self.put(at, &mut settings.influxdb_endpoint, endpoint),
             "additional_hosts" => self.put(at, &mut settings.additional_hosts, hosts),
+            "sync_service" => {
+                self.put(at, &mut settings.sync_service, |v| match v {
+                    Value::String(text) => Endpoint::parse(text).map(Some).map_err(|e| e.to_string()),
+                    _ => Err("the address of a sync service, such as \"sync.example:5050\", is expected"
+                        .to_owned()),
+                })
+            }
             "proof" => self.proof(&mut settings.proof, at),
             _ if FOREIGN_RUN_SETTINGS.contains(&key) => {
                 if !matches!(key, "enabled" | "disabled") {
@@ -201,24 +210,29 @@ fn endpoint(value: &Value) -> Result<Option<String>, String> {
     hosts(&Value::Array(vec![Value::String(rest.to_owned())]))?;
     Ok(Some(text.to_owned()))
 }
+/// Most entries of `additional_hosts`: each is a listener, and every instance has a route to each.
+const MAX_HOSTS: usize = 100;
 
 /// `host:port`, each: a name or an address, IPv6 in brackets.
-fn hosts(value: &Value) -> Result<Vec<String>, String> {
+fn hosts(value: &Value) -> Result<Vec<Endpoint>, String> {
     let expected =
         || "a list of hosts with their ports, such as [\"db.example:5432\"], is expected".to_owned();
     let Value::Array(items) = value else { return Err(expected()) };
-    let host = |item: &Value| {
+    if items.len() > MAX_HOSTS {
+        return Err(format!("{} hosts are too many; at most {MAX_HOSTS} are allowed", items.len()));
+    }
+    let mut hosts: Vec<Endpoint> = Vec::with_capacity(items.len());
+    for item in items {
         let Value::String(text) = item else { return Err(expected()) };
-        let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-        let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-        let is_address = bracketed.is_some_and(|h| h.parse::<std::net::Ipv6Addr>().is_ok());
-        let is_name = (1..=253).contains(&host.len())
-            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
-            && !host.starts_with('.');
-        let fits = (is_address || is_name) && port.parse::<u16>().is_ok_and(|p| p > 0);
-        fits.then(|| text.clone()).ok_or_else(|| {
-            format!("{text:?} is no host with a port (1 to 65535), such as \"db.example:5432\"")
-        })
-    };
-    items.iter().map(host).collect()
+        let host = Endpoint::parse(text).map_err(|e| e.to_string())?;
+        if host.name() == outside::MACHINE && !host.is_loopback() {
+            return Err(format!("{text:?}: the machine itself is written \"127.0.0.1:{}\"", host.port));
+        }
+        if let Some(other) = hosts.iter().find(|h| (h.name(), h.port) == (host.name(), host.port)) {
+            let (name, port) = (host.name(), host.port);
+            return Err(format!("{other} and {host} would both be {name}:{port} for instances"));
+        }
+        hosts.push(host);
+    }
+    Ok(hosts)
 }

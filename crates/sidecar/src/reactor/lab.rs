@@ -96,6 +96,8 @@ struct Inner {
     /// Every instance of the run with all it will be given; who is there is in the slot.
     slots: HashMap<InstanceName, Arc<Slot>>,
     by_control: HashMap<IpAddr, InstanceName>,
+    /// Names and addresses of hosts outside; the addresses are the gateway's.
+    outside: Vec<(String, Ipv4Addr)>,
     switch: Switch,
     /// The lab's own namespace.
     home: Netns,
@@ -150,6 +152,7 @@ impl LabNetwork {
             networks: run.networks.clone(),
             slots,
             by_control,
+            outside: interface::outside(run),
             switch,
             home: Netns::current()
                 .map_err(|e| LabError::machine("failed to find the lab's namespace".to_owned(), &e))?,
@@ -251,6 +254,12 @@ impl LabNetwork {
         let slot = self.inner.slots.get(instance)?;
         let data = slot.data.iter().map(|d| d.port);
         Some(std::iter::once(slot.control.port).chain(data).collect())
+    }
+
+    /// Names and addresses of the hosts outside that the run may reach, in its order. Listeners at these addresses, which
+    /// the gateway has beside its own, are reached by every instance whatever its routing policy.
+    pub fn outside(&self) -> &[(String, Ipv4Addr)] {
+        &self.inner.outside
     }
 
     /// The switch, for captures, recordings and its death. What is in force in it is this network's business alone.

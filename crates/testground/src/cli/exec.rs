@@ -35,6 +35,6 @@ pub(crate) fn run(args: Args) -> anyhow::Result<u8> {
         Reply::Ended(ProgramEnd::Signaled { signal, .. }) => Ok(128 + signal as u8),
         Reply::Ended(ProgramEnd::InitKilled) => Ok(137),
         Reply::Ended(ProgramEnd::NotStarted(why)) | Reply::Refused(why) => bail!(why),
-        Reply::Network => bail!("the lab answered something else"),
+        _ => bail!("the lab answered something else"),
     }
 }

@@ -9,6 +9,7 @@ mod completions;
 mod describe;
 mod dynamic;
 mod exec;
+mod forward;
 mod healthcheck;
 mod logs;
 mod man;
@@ -52,6 +53,7 @@ enum Command {
     Collect(collect::Args),
     Build(build::Args),
     Exec(exec::Args),
+    Forward(forward::Args),
     Network(network::Args),
     Describe(describe::Args),
     Healthcheck(healthcheck::Args),
@@ -97,6 +99,7 @@ pub(crate) fn main() -> ProcessExit {
         Command::Collect(args) => collect::run(&args),
         Command::Build(args) => build::run(args, cli.verbose),
         Command::Exec(args) => return with_code(exec::run(args)),
+        Command::Forward(args) => forward::run(&args),
         Command::Network(args) => network::run(args),
         Command::Describe(args) => describe::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),

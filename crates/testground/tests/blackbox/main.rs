@@ -9,6 +9,7 @@ mod links;
 mod main_path;
 mod measurements;
 mod network;
+mod outside;
 mod plans;
 mod report;
 mod support;

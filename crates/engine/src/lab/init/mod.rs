@@ -23,12 +23,14 @@ use super::rootfs;
 /// Descriptors that this process is started with.
 pub(super) const LEASH: i32 = 3;
 pub(super) const CLIENT: i32 = 4;
+pub(super) const DIAL: i32 = 5;
 
 /// Runs the lab until its leash or its supervisor is gone.
 pub(super) fn play(executable: &Path) -> Result<(), String> {
     let (leash, client) = (process::inherited(LEASH), process::inherited(CLIENT));
     let (leash, client) = (leash.map_err(text)?, client.map_err(text)?);
-    match Init::start(leash, &client, executable) {
+    let dial = process::inherited(DIAL).map_err(text)?;
+    match Init::start(leash, &client, dial, executable) {
         Ok(init) => {
             drop(client);
             init.serve();
@@ -76,7 +78,7 @@ struct Running {
 // === impl Init ===
 
 impl Init {
-    fn start(leash: OwnedFd, client: &OwnedFd, executable: &Path) -> Result<Init, String> {
+    fn start(leash: OwnedFd, client: &OwnedFd, dial: OwnedFd, executable: &Path) -> Result<Init, String> {
         rootfs::enter_lab_root(executable).map_err(text)?;
         let signals =
             SignalFd::new(&[Signal::CHILD, Signal::INT, Signal::TERM, Signal::HUP]).map_err(text)?;
@@ -87,7 +89,7 @@ impl Init {
         let (reader, writer) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| e.to_string())?;
         rustix::fs::fcntl_setfl(&reader, rustix::fs::OFlags::NONBLOCK).map_err(|e| e.to_string())?;
-        let supervisor = super::supervisor::spawn(client, theirs.as_fd(), knock.as_fd())
+        let supervisor = super::supervisor::spawn(client, theirs.as_fd(), knock.as_fd(), dial)
             .map_err(|e| format!("supervisor: {e}"))?;
         Ok(Init {
             leash,

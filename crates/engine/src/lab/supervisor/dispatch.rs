@@ -10,8 +10,8 @@ use testground_linux::vmstat;
 use testground_model::event::{EventKind, Report, Stream};
 use testground_model::name::InstanceName;
 use testground_sidecar::reactor::lab::serve::Notice as NetworkNotice;
+use testground_sync::SyncEvent;
 use testground_sync::engine::PeerId;
-use testground_sync::{SyncEvent, SyncHandle};
 use tokio::sync::mpsc;
 
 use super::super::environment::{self, Facts};
@@ -22,6 +22,8 @@ use super::init::Init;
 use super::knock::{Caller, Knock, Visit};
 use super::ledger::{Ledger, Source};
 use super::network::{Networks, Notices};
+use super::outside::Outside;
+use super::service::Meeting;
 use super::stall::Stall;
 use super::unit::{self, Heard};
 use super::waits;
@@ -44,8 +46,9 @@ pub(super) struct Dispatcher {
     client: Client,
     init: Init,
     networks: Networks,
-    sync: SyncHandle,
+    sync: Meeting,
     sync_version: u64,
+    outside: Outside,
     ledger: Ledger,
     addresses: waits::Addresses,
     /// Connections of the sync service: whose they are.
@@ -76,7 +79,8 @@ impl Dispatcher {
         client: Client,
         init: Init,
         networks: Networks,
-        sync: SyncHandle,
+        sync: Meeting,
+        outside: Outside,
         heard: mpsc::Sender<Heard>,
     ) -> Dispatcher {
         let mut ledger = Ledger::default();
@@ -95,6 +99,7 @@ impl Dispatcher {
             networks,
             sync_version: sync.version(),
             sync,
+            outside,
             ledger,
             addresses,
             peers: HashMap::new(),
@@ -158,11 +163,9 @@ impl Dispatcher {
             Command::Release if !self.released && self.stopping.is_none() => self.release().await,
             Command::Release | Command::Finish => {}
             Command::Explain => {
-                let waits = if self.released {
-                    waits::by_instance(&self.sync.snapshot(), &self.addresses, &self.ledger)
-                } else {
-                    Vec::new()
-                };
+                let snapshot = if self.released { self.sync.snapshot().await } else { None };
+                let waits = snapshot.map(|s| waits::by_instance(&s, &self.addresses, &self.ledger));
+                let waits = waits.unwrap_or_default();
                 self.client.send(Notice::Waits(waits)).await;
             }
             Command::Stop => self.stop().await,
@@ -463,13 +466,16 @@ impl Dispatcher {
         if !self.released || self.stopping.is_some() {
             return;
         }
-        let (sync, addresses, ledger) = (&self.sync, &self.addresses, &self.ledger);
-        let all_wait = || {
-            let waiting = waits::waiting(&sync.snapshot(), addresses);
-            ledger.living_count() > 0 && ledger.living().all(|(_, name)| waiting.contains(name))
-        };
-        if let Some(still) = self.stall.check(now, all_wait) {
-            let barriers = waits::barriers(&self.sync.snapshot(), &self.addresses, &self.ledger);
+        if !self.stall.is_due(now) {
+            return;
+        }
+        self.stall.ask_again(now + self.sync.patience());
+        let Some(snapshot) = self.sync.snapshot().await else { return };
+        let waiting = waits::waiting(&snapshot, &self.addresses);
+        let ledger = &self.ledger;
+        if ledger.living_count() > 0 && ledger.living().all(|(_, name)| waiting.contains(name)) {
+            let still = self.stall.told(now);
+            let barriers = waits::barriers(&snapshot, &self.addresses, ledger);
             self.client.event(EventKind::Stalled { seconds: still.as_secs_f64(), barriers }).await;
         }
     }
@@ -481,6 +487,9 @@ impl Dispatcher {
         self.told_end = true;
         if self.sync.missed_events() > 0 {
             let message = format!("{} events of the sync service were not seen", self.sync.missed_events());
+            self.client.event(EventKind::Warning { message }).await;
+        }
+        for message in self.outside.untold() {
             self.client.event(EventKind::Warning { message }).await;
         }
         if let Some(lateness) = self.networks.lateness() {

@@ -1,4 +1,4 @@
-//! Other clients at the lab's door: a command inside an instance, a look at the network.
+//! Other clients at the lab's door: a command inside an instance, a look at the network, a connection into an instance.
 //!
 //! The door is a path socket in the lab's own folder, reached from outside through `/proc/<lab init>/root`, so that no
 //! file of it is left anywhere. Each caller has a thread of its own: callers are few and wait long.
@@ -18,6 +18,7 @@ use testground_model::name::InstanceName;
 use tokio::sync::mpsc;
 
 use super::super::protocol::{MAX_MESSAGE, ProgramEnd, paths};
+use super::reach::{Reach, Unreached};
 
 /// What a caller wants.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,6 +33,15 @@ pub enum Request {
     },
     /// The network as it is now.
     Network,
+    /// A connection to a port of an instance, from within its network.
+    Reach {
+        /// Where.
+        instance: InstanceName,
+        /// The port.
+        port: u16,
+        /// False: only say whether somebody listens.
+        connect: bool,
+    },
 }
 
 /// What a caller gets.
@@ -42,6 +52,10 @@ pub enum Reply {
     Ended(ProgramEnd),
     /// The network comes as a descriptor, JSON.
     Network,
+    /// Somebody listens there; the connection, where one was asked for, comes as a descriptor.
+    Reached,
+    /// Nobody listens there, or nobody takes the connection: now, which may change.
+    NobodyListens(String),
     /// It can't be had.
     Refused(String),
 }
@@ -76,6 +90,13 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Tells the network as JSON.
 pub(super) type Show = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
+/// What callers can have without the dispatcher. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct House {
+    pub(super) show: Show,
+    pub(super) reach: Reach,
+}
+
 // === impl Caller ===
 
 impl Caller {
@@ -90,33 +111,41 @@ impl Caller {
 }
 
 /// Opens the door. Threads end with the process.
-pub(super) fn open(listener: Listener, show: Show) -> io::Result<mpsc::Receiver<Knock>> {
+pub(super) fn open(listener: Listener, house: House) -> io::Result<mpsc::Receiver<Knock>> {
     let (visits, incoming) = mpsc::channel(16);
     std::thread::Builder::new().name("door".to_owned()).spawn(move || {
         while let Ok(caller) = listener.accept() {
-            let (visits, show) = (visits.clone(), Arc::clone(&show));
+            let (visits, house) = (visits.clone(), house.clone());
             let _ = std::thread::Builder::new().name("caller".to_owned()).spawn(move || {
-                let _ = serve(&caller, &visits, &show);
+                let _ = serve(&caller, &visits, &house);
             });
         }
     })?;
     Ok(incoming)
 }
 
-fn serve(caller: &Channel, visits: &mpsc::Sender<Knock>, show: &Show) -> Option<()> {
+fn serve(caller: &Channel, visits: &mpsc::Sender<Knock>, house: &House) -> Option<()> {
     let mut letter = vec![0; MAX_MESSAGE];
     let Received { length, fds } = caller.receive(&mut letter).ok()??;
-    let mut picture = None;
+    let mut answer: Option<OwnedFd> = None;
     let reply = match serde_json::from_slice::<Request>(&letter[..length]) {
         Ok(Request::Network) => {
             // Larger than a message may be: it goes as a file in memory.
             let file = rustix::fs::memfd_create("network", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
             let mut file = std::fs::File::from(file);
-            serde_json::to_writer(&mut file, &show()).ok()?;
+            serde_json::to_writer(&mut file, &(house.show)()).ok()?;
             file.rewind().ok()?;
-            picture = Some(file);
+            answer = Some(file.into());
             Reply::Network
         }
+        Ok(Request::Reach { instance, port, connect }) => match (house.reach)(&instance, port, connect) {
+            Ok(socket) => {
+                answer = socket;
+                Reply::Reached
+            }
+            Err(Unreached::NobodyListens(why)) => Reply::NobodyListens(why),
+            Err(Unreached::Unknown(why)) => Reply::Refused(why),
+        },
         Ok(Request::Exec { instance, argv }) if fds.len() == 3 && !argv.is_empty() => {
             let (end, ended) = std::sync::mpsc::sync_channel(1);
             let number = Arc::new(AtomicU32::new(0));
@@ -141,7 +170,7 @@ fn serve(caller: &Channel, visits: &mpsc::Sender<Knock>, show: &Show) -> Option<
         Ok(Request::Exec { .. }) => Reply::Refused("a command and three descriptors are needed".to_owned()),
         Err(e) => Reply::Refused(format!("not understood: {e}")),
     };
-    let fds: Vec<_> = picture.iter().map(AsFd::as_fd).collect();
+    let fds: Vec<_> = answer.iter().map(AsFd::as_fd).collect();
     caller.send(&serde_json::to_vec(&reply).ok()?, &fds).ok()
 }
 
@@ -151,7 +180,7 @@ fn has_left(caller: &Channel) -> bool {
 }
 
 /// Knocks at the door of a lab: from outside, by the process id of its init. What comes with the reply is the network,
-/// JSON, where that was asked for.
+/// JSON, or the connection, where that was asked for.
 ///
 /// # Errors
 /// The lab is gone or can't be reached, in words.

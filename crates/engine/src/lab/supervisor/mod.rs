@@ -9,6 +9,9 @@ mod init;
 pub(crate) mod knock;
 mod ledger;
 mod network;
+mod outside;
+mod reach;
+mod service;
 mod stall;
 mod unit;
 mod waits;
@@ -19,31 +22,41 @@ use std::sync::Arc;
 use rustix::process::Pid;
 use testground_linux::fdpass::Listener;
 use testground_linux::process::{self, Namespaces, SpawnExec};
-use testground_sync::engine::Limits;
-use testground_sync::server::{Options, Service};
+use testground_sync::SyncEvent;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::DropGuard;
 
 use self::client::Client;
 use self::dispatch::{Dispatcher, Ears};
-use self::network::Networks;
-use super::environment::{INFLUX_PORT, SYNC_PORT};
+use self::network::{Ground, Networks};
+use self::outside::Outside;
+use self::service::{Closed, Meeting};
+use super::dial::Dialer;
+use super::environment::INFLUX_PORT;
 use super::protocol::{Command, Notice, Setup};
 
 /// Descriptors that this process is started with.
 const CLIENT: i32 = 3;
 const INIT: i32 = 4;
 const DOOR: i32 = 5;
+const DIAL: i32 = 6;
 
 /// Starts the supervisor: called by lab init.
-pub(super) fn spawn(client: &OwnedFd, init: BorrowedFd<'_>, door: BorrowedFd<'_>) -> Result<Pid, String> {
+pub(super) fn spawn(
+    client: &OwnedFd,
+    init: BorrowedFd<'_>,
+    door: BorrowedFd<'_>,
+    dial: OwnedFd,
+) -> Result<Pid, String> {
     let clone = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(|e| e.to_string());
     let mut spawn = SpawnExec::new("/proc/self/exe")
         .args([super::ROLE_SUPERVISOR])
         .fd(clone(client.as_fd())?, CLIENT)
         .fd(clone(init)?, INIT)
-        .fd(clone(door)?, DOOR);
+        .fd(clone(door)?, DOOR)
+        .fd(dial, DIAL);
     spawn.argv[0] = "testground".into();
     spawn.env = std::env::vars_os().collect();
     process::spawn_exec(Namespaces::NONE, spawn).map(|child| child.pid()).map_err(super::init::text)
@@ -52,7 +65,7 @@ pub(super) fn spawn(client: &OwnedFd, init: BorrowedFd<'_>, door: BorrowedFd<'_>
 /// Runs as the supervisor until the client is satisfied or gone.
 pub(super) fn play() -> Result<(), String> {
     let take = |number| process::inherited(number).map_err(super::init::text);
-    let (client, init, door) = (take(CLIENT)?, take(INIT)?, take(DOOR)?);
+    let (client, init, door, dial) = (take(CLIENT)?, take(INIT)?, take(DOOR)?, take(DIAL)?);
     // Six descriptors an instance: whatever the machine allows is needed for large runs.
     let _ = process::set_nofile_limit(None, u64::MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -66,7 +79,10 @@ pub(super) fn play() -> Result<(), String> {
         let stream = tokio::net::UnixStream::from_std(stream).map_err(|e| e.to_string())?;
         let client::Met { setup, commands, client, writer } = client::meet(stream).await?;
         let (init, tidings) = init::meet(init).map_err(|e| e.to_string())?;
-        let result = supervise(setup, commands, client.clone(), init, tidings, Listener::from_fd(door)).await;
+        let dialer = Dialer::start(dial).map_err(|e| format!("failed to start a thread: {e}"))?;
+        let talk =
+            Talk { commands, client: client.clone(), init, tidings, door: Listener::from_fd(door), dialer };
+        let result = supervise(setup, talk).await;
         if let Err(cause) = &result {
             client.send(Notice::Broken { cause: cause.clone() }).await;
         }
@@ -78,27 +94,34 @@ pub(super) fn play() -> Result<(), String> {
     done
 }
 
-async fn supervise(
-    setup: Setup,
-    mut commands: mpsc::Receiver<Command>,
+/// Everybody that the supervisor talks to.
+struct Talk {
+    commands: mpsc::Receiver<Command>,
     client: Client,
     init: init::Init,
     tidings: mpsc::Receiver<super::protocol::Tidings>,
     door: Listener,
-) -> Result<(), String> {
-    let (watched, sync_events) = mpsc::channel(1 << 16);
-    let limits = Limits { message_bytes: setup.run.settings.max_message as usize, ..Limits::default() };
-    let service = Service::in_memory(Options { limits, ..Options::default() }, Some(watched));
-    let sync = service.handle();
-    let prepare = Networks::prepare(&setup, &client, sync.clone());
-    let Some((networks, network)) = unless_stopped(prepare, &client, &mut commands).await? else {
-        return Ok(());
-    };
-    let gateway = networks.gateway();
-    let listener = TcpListener::bind((gateway, SYNC_PORT)).await.map_err(|e| format!("sync service: {e}"))?;
-    tokio::spawn(service.serve(listener, std::future::pending()));
-    let listener =
-        TcpListener::bind((gateway, INFLUX_PORT)).await.map_err(|e| format!("measurements: {e}"))?;
+    dialer: Dialer,
+}
+
+/// What there is when the network is up.
+struct Up {
+    networks: Networks,
+    network: network::Notices,
+    outside: Outside,
+    meeting: Meeting,
+    sync: mpsc::Receiver<SyncEvent>,
+    /// Ways out end with it.
+    ways: DropGuard,
+}
+
+async fn supervise(setup: Setup, talk: Talk) -> Result<(), String> {
+    let Talk { mut commands, client, init, tidings, door, dialer } = talk;
+    let prepare = prepare(&setup, &client, dialer);
+    let Some(up) = unless_stopped(prepare, &client, &mut commands).await? else { return Ok(()) };
+    let Up { networks, network, outside, meeting, sync, ways: _ways } = up;
+    let listener = TcpListener::bind((networks.gateway(), INFLUX_PORT)).await;
+    let listener = listener.map_err(|e| format!("measurements: {e}"))?;
     let instances: Vec<_> = setup
         .run
         .instances()
@@ -114,11 +137,11 @@ async fn supervise(
         return Ok(());
     }
     client.send(Notice::Ready).await;
-    let show = networks.show();
-    let visits = knock::open(door, Arc::new(show)).map_err(|e| format!("failed to open the door: {e}"))?;
+    let house = knock::House { show: Arc::new(networks.show()), reach: networks.reach() };
+    let visits = knock::open(door, house).map_err(|e| format!("failed to open the door: {e}"))?;
     let (heard, hearing) = mpsc::channel(4096);
-    let ears = Ears { commands, tidings, sync: sync_events, network, visits };
-    Dispatcher::new(setup, client, init, networks, sync, heard).serve(ears, hearing).await;
+    let ears = Ears { commands, tidings, sync, network, visits };
+    Dispatcher::new(setup, client, init, networks, meeting, outside, heard).serve(ears, hearing).await;
     Ok(())
 }
 
@@ -144,4 +167,17 @@ async fn unless_stopped<T>(
             },
         }
     }
+}
+
+/// The lab's own end of the control network with all that listens there first: the sidecar is a client of the service.
+async fn prepare(setup: &Setup, client: &Client, dialer: Dialer) -> Result<Up, String> {
+    let ground = Ground::lay(setup, client).await?;
+    let (outside, ways) = Outside::new(dialer, client.clone(), ground.addresses());
+    for host in &setup.run.settings.additional_hosts {
+        outside.open((ground.outside(host), host.port), host.clone()).await?;
+    }
+    let (closed, sync) = Closed::choose(setup, &outside);
+    let (meeting, access) = closed.open(ground.gateway()).await?;
+    let (networks, network) = ground.build(setup, client, access).await?;
+    Ok(Up { networks, network, outside, meeting, sync, ways })
 }

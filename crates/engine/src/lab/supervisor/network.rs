@@ -10,22 +10,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use testground_model::event::{EventKind, Lateness};
 use testground_model::name::InstanceName;
+use testground_model::outside::Endpoint;
 use testground_sidecar::reactor::lab::serve::{Keys, Notice, Serving};
 use testground_sidecar::reactor::lab::{LabNetwork, PortKind};
 use testground_sidecar::timeline::Timeline;
-use testground_sync::SyncHandle;
+use testground_sync::Access;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::super::environment::SERVICES;
 use super::super::protocol::{Capture, Setup, paths};
 use super::client::Client;
+use super::reach::{self, Reach, Unreached};
+use super::waits::Addresses;
 
 /// Every instance's network, and the lab's own end of the control network.
 pub(super) struct Networks {
     lab: LabNetwork,
     gateway: Ipv4Addr,
-    namespaces: BTreeMap<InstanceName, OwnedFd>,
+    namespaces: Arc<BTreeMap<InstanceName, OwnedFd>>,
     serving: Serving,
     /// For callers at the door, as long as there is a network.
     shown: Arc<Mutex<Option<LabNetwork>>>,
@@ -39,27 +42,61 @@ pub(super) type Notices = mpsc::UnboundedReceiver<Notice>;
 /// Instances that get their network at the same time.
 const AT_ONCE: usize = 64;
 
-// === impl Networks ===
+/// The lab's own end of the control network, and no instance on it yet.
+pub(super) struct Ground {
+    lab: LabNetwork,
+    gateway: Ipv4Addr,
+}
 
-impl Networks {
-    /// Brings the network up for every instance, telling how far it is.
-    pub(super) async fn prepare(
-        setup: &Setup,
-        client: &Client,
-        sync: SyncHandle,
-    ) -> Result<(Networks, Notices), String> {
+// === impl Ground ===
+
+impl Ground {
+    /// Starts the network and makes the lab's end.
+    pub(super) async fn lay(setup: &Setup, client: &Client) -> Result<Ground, String> {
         let lab = LabNetwork::start(&setup.run, PortKind::Auto).map_err(text)?;
         client.event(EventKind::LabStarted { pid: setup.lab_pid, ports: lab.ports().to_string() }).await;
         let gateway = lab.gateway().await.map_err(text)?;
-        let namespaces = appear(&lab, setup, client).await?;
+        Ok(Ground { lab, gateway })
+    }
+
+    pub(super) fn gateway(&self) -> Ipv4Addr {
+        self.gateway
+    }
+
+    /// Who will have which address on the control network.
+    pub(super) fn addresses(&self) -> Addresses {
+        let found = |i: &InstanceName| Some((self.lab.addresses(i)?.control.into(), i.clone()));
+        self.lab.instances().filter_map(found).collect()
+    }
+
+    /// Where instances reach a host outside.
+    pub(super) fn outside(&self, host: &Endpoint) -> Ipv4Addr {
+        let name = host.name();
+        let found = self.lab.outside().iter().find(|(known, _)| *known == name);
+        found.map_or(self.gateway, |(_, address)| *address)
+    }
+
+    /// Brings the network up for every instance, telling how far it is.
+    pub(super) async fn build(
+        self,
+        setup: &Setup,
+        client: &Client,
+        sync: Access,
+    ) -> Result<(Networks, Notices), String> {
+        let Ground { lab, gateway } = self;
+        let namespaces = Arc::new(appear(&lab, setup, client).await?);
         let watched = watch(&lab, setup)?;
         let keys = Keys::new(&setup.id, &setup.run.plan, &setup.run.case);
         let timeline = Timeline::new(&setup.run.timeline, &setup.run.links);
-        let (serving, notices) = Serving::start(lab.clone(), sync, keys, timeline).map_err(text)?;
+        let (serving, notices) = Serving::start(lab.clone(), sync, keys, timeline).await.map_err(text)?;
         let shown = Arc::new(Mutex::new(Some(lab.clone())));
         Ok((Networks { lab, gateway, namespaces, serving, shown, watched }, notices))
     }
+}
 
+// === impl Networks ===
+
+impl Networks {
     /// Lets the instances go: their network is theirs, and the run's clock starts.
     pub(super) async fn release(&self) -> Result<(), String> {
         self.serving.release().await?;
@@ -116,6 +153,9 @@ impl Networks {
     pub(super) fn write_hosts(&self, setup: &Setup) -> std::io::Result<()> {
         let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
         let _ = writeln!(text, "{} {}", self.gateway, SERVICES.join(" "));
+        for (name, address) in self.lab.outside() {
+            let _ = writeln!(text, "{address} {name}");
+        }
         for instance in setup.run.instances() {
             let Some(found) = self.lab.addresses(&instance) else { continue };
             // The first data network is where others reach it by its name.
@@ -146,6 +186,15 @@ impl Networks {
                 Err(e) => serde_json::json!({ "error": text(e) }),
             }
         }
+    }
+
+    /// Connects to a port of an instance, from within its network.
+    pub(super) fn reach(&self) -> Reach {
+        let namespaces = Arc::clone(&self.namespaces);
+        Arc::new(move |instance, port, connect| match namespaces.get(instance) {
+            Some(namespace) => reach::reach(instance, namespace, port, connect),
+            None => Err(Unreached::Unknown(reach::unknown(instance, namespaces.keys()))),
+        })
     }
 
     /// Completes the files of captures and recordings. Everything else ends with the lab, and faster.

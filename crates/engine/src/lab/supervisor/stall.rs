@@ -10,13 +10,15 @@ pub(super) struct Stall {
     /// When something last changed.
     since: Instant,
     told: bool,
+    /// Not before this is it asked whether everybody waits.
+    next: Instant,
 }
 
 // === impl Stall ===
 
 impl Stall {
     pub(super) fn new(limit: Duration, now: Instant) -> Stall {
-        Stall { limit, since: now, told: false }
+        Stall { limit, since: now, told: false, next: now }
     }
 
     /// Something changed: a signal, a line, an end, a request to the network.
@@ -25,15 +27,22 @@ impl Stall {
         self.told = false;
     }
 
-    /// For how long everything has stood still, once that is too long and everybody waits; said once for each
-    /// standstill. `all_wait` is asked only when nothing has changed for long enough.
-    pub(super) fn check(&mut self, now: Instant, all_wait: impl FnOnce() -> bool) -> Option<Duration> {
+    /// Whether nothing has changed for too long and it is time to ask whether everybody waits. Not again once that was
+    /// told, before something changes.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
         let still = now.saturating_duration_since(self.since);
-        if self.limit.is_zero() || self.told || still < self.limit || !all_wait() {
-            return None;
-        }
+        !self.limit.is_zero() && !self.told && still >= self.limit && now >= self.next
+    }
+
+    /// When to ask again, if not everybody waits.
+    pub(super) fn ask_again(&mut self, at: Instant) {
+        self.next = at;
+    }
+
+    /// Everybody does: said once for each standstill. For how long it has lasted.
+    pub(super) fn told(&mut self, now: Instant) -> Duration {
         self.told = true;
-        Some(still)
+        now.saturating_duration_since(self.since)
     }
 }
 
@@ -46,20 +55,23 @@ mod tests {
         let t0 = Instant::now();
         let at = |s| t0 + Duration::from_secs(s);
         let mut stall = Stall::new(Duration::from_secs(5), t0);
-        assert_eq!(stall.check(at(4), || true), None);
+        assert!(!stall.is_due(at(4)));
         stall.stir(at(4));
-        assert_eq!(stall.check(at(8), || true), None);
-        assert_eq!(stall.check(at(9), || false), None, "somebody works");
-        assert_eq!(stall.check(at(10), || true), Some(Duration::from_secs(6)));
-        assert_eq!(stall.check(at(20), || true), None, "told already");
+        assert!(!stall.is_due(at(8)));
+        assert!(stall.is_due(at(9)));
+        stall.ask_again(at(11));
+        assert!(!stall.is_due(at(10)), "it was asked a moment ago");
+        assert!(stall.is_due(at(11)));
+        assert_eq!(stall.told(at(11)), Duration::from_secs(7));
+        assert!(!stall.is_due(at(20)), "told already");
         stall.stir(at(21));
-        assert_eq!(stall.check(at(26), || true), Some(Duration::from_secs(5)));
+        assert!(stall.is_due(at(26)));
     }
 
     #[test]
     fn zero_never_minds() {
         let t0 = Instant::now();
-        let mut stall = Stall::new(Duration::ZERO, t0);
-        assert_eq!(stall.check(t0 + Duration::from_secs(9999), || true), None);
+        let stall = Stall::new(Duration::ZERO, t0);
+        assert!(!stall.is_due(t0 + Duration::from_secs(9999)));
     }
 }

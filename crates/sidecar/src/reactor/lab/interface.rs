@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use ipnet::IpNet;
 use testground_model::name::InstanceName;
+use testground_model::outside::Endpoint;
 use testground_model::run::Run;
 use testground_model::topology::Network;
 
@@ -65,7 +66,12 @@ impl Shared {
 
     /// Everything that the instances of the run will be given, in the order of its groups, entered into the plan.
     pub(super) fn slots(&mut self, run: &Run) -> Result<HashMap<InstanceName, Arc<Slot>>, LabError> {
-        let mut control = Pool::new(CONTROL_NETWORK, IpNet::V4(CONTROL_GATEWAY).trunc());
+        let subnet = IpNet::V4(CONTROL_GATEWAY).trunc();
+        let mut control = Pool::new(CONTROL_NETWORK, subnet);
+        for (_, address) in outside(run).iter().filter(|(_, address)| subnet.contains(&IpAddr::V4(*address)))
+        {
+            control.claim(IpAddr::V4(*address), GATEWAY_PORT)?;
+        }
         let mut regions: HashMap<&InstanceName, Vec<String>> = HashMap::new();
         for (region, members) in &run.regions {
             for member in members {
@@ -121,6 +127,27 @@ impl Shared {
         });
         Ok(Interface { port, name: name.to_owned(), addresses, mtu: network.mtu })
     }
+}
+
+/// What holds the addresses of hosts outside: the gateway, whose port has its number later.
+const GATEWAY_PORT: PortId = PortId(u32::MAX);
+
+/// The addresses under which instances reach hosts outside of the lab, by the names of those, in the order of the run.
+/// All of them are the gateway's. A host that is written as an IPv4 address has that one, unless it lies in a network
+/// of the run; the others have the control network's last addresses, where no instance is before there are 65,000.
+pub(super) fn outside(run: &Run) -> Vec<(String, Ipv4Addr)> {
+    let broadcast = u32::from(CONTROL_GATEWAY.broadcast());
+    let networks = || run.networks.iter().map(|n| n.subnet).chain([CONTROL_GATEWAY]);
+    let own = |host: &Endpoint| host.ipv4().filter(|a| !networks().any(|subnet| subnet.contains(a)));
+    let mut hosts: Vec<(String, Ipv4Addr)> = Vec::new();
+    for host in &run.settings.additional_hosts {
+        let name = host.name();
+        if hosts.iter().all(|(known, _)| *known != name) {
+            let last = Ipv4Addr::from(broadcast - 1 - hosts.len() as u32);
+            hosts.push((name, own(host).unwrap_or(last)));
+        }
+    }
+    hosts
 }
 
 /// An address with the prefix length of its subnet.
@@ -224,6 +251,30 @@ pub(super) mod tests {
         assert_eq!(text(&slot("a", 0).control), "6 control 192.18.0.4/16");
         assert_eq!(shared.plan.members().count(), 6);
         assert_eq!(shared.plan.owner("storage", "10.1.0.4".parse().unwrap()), Some(PortId(8)));
+    }
+
+    #[test]
+    fn hosts_outside_have_addresses_that_no_instance_has() {
+        let mut run = run(&[("a", 2)], vec![network("default", "16.0.0.0/16", None)]);
+        let hosts =
+            ["db.example:1", "10.0.0.5:1", "db.example:2", "localhost:1", "16.0.0.9:1", "192.18.0.2:1"];
+        run.settings.additional_hosts = hosts.map(|h| Endpoint::parse(h).unwrap()).into();
+        let found: Vec<String> =
+            outside(&run).iter().map(|(name, address)| format!("{name} {address}")).collect();
+        assert_eq!(
+            found,
+            [
+                "db.example 192.18.255.254",
+                "10-0-0-5.testground 10.0.0.5",
+                "host.testground 192.18.255.252",
+                "16-0-0-9.testground 192.18.255.251",
+                "192-18-0-2.testground 192.18.255.250",
+            ]
+        );
+        let mut shared = Shared::new(&run).unwrap();
+        let slots = shared.slots(&run).unwrap();
+        let first = &slots[&InstanceName::new("a", 0)];
+        assert_eq!(first.control.ipv4(), Ipv4Addr::new(192, 18, 0, 2));
     }
 
     #[test]

@@ -95,7 +95,9 @@ impl Inner {
         let mut routes = RouteSocket::open().map_err(|e| fail(&e))?;
         let link = index_of(&mut routes, CONTROL_NETWORK).map_err(|e| fail(&*e))?;
         let address = IpNet::V4(CONTROL_GATEWAY);
-        let mut changes = bring_up(link, port, CONTROL_MTU, &[address]);
+        let outside = self.outside.iter().map(|(_, outside)| IpAddr::V4(*outside));
+        let all: Vec<IpNet> = std::iter::once(address).chain(outside.map(IpNet::from)).collect();
+        let mut changes = bring_up(link, port, CONTROL_MTU, &all);
         changes.push(Change::Link(LinkChange { up: Some(true), ..LinkChange::new(LOOPBACK) }));
         // Permanent entries don't count against the machine's neighbour table, which all namespaces share and which
         // holds 1,024 (gc_thresh3): learned ones would end with a few hundred instances.
@@ -111,7 +113,7 @@ impl Inner {
             name: format!("lab/{CONTROL_NETWORK}"),
             network: NetworkKind::Control,
             mac: mac_of(port),
-            addresses: vec![address.addr()],
+            addresses: all.iter().map(IpNet::addr).collect(),
             fd: plug.fd,
             framing: plug.framing,
             mtu: CONTROL_MTU,
@@ -149,10 +151,12 @@ impl Inner {
         // Without a route to the subnet: who may be reached there is the routing policy's to say.
         let address = IpNet::from(IpAddr::V4(slot.control.ipv4()));
         changes.extend(bring_up(control, slot.control.port, CONTROL_MTU, &[address]));
-        let gateway = IpNet::from(IpAddr::V4(CONTROL_GATEWAY.addr()));
-        changes.push(Change::AddRoute(Route::on(gateway, control)));
-        if let Some(&mac) = self.gateway_mac.get() {
-            changes.push(Change::SetNeighbour { index: control, address: gateway.addr(), mac });
+        let outside = self.outside.iter().map(|(_, outside)| *outside);
+        for address in std::iter::once(CONTROL_GATEWAY.addr()).chain(outside).map(IpAddr::V4) {
+            changes.push(Change::AddRoute(Route::on(IpNet::from(address), control)));
+            if let Some(&mac) = self.gateway_mac.get() {
+                changes.push(Change::SetNeighbour { index: control, address, mac });
+            }
         }
         for interface in &slot.data {
             changes.extend(bring_up(index(interface), interface.port, interface.mtu, &interface.addresses));

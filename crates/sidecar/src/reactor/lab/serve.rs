@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use testground_model::event::EventKind;
 use testground_model::name::{InstanceName, RunId};
-use testground_sync::{HandleError, Subscription, SyncHandle};
+use testground_sync::{Access, AccessError, Items};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -45,7 +45,7 @@ pub enum Notice {
 #[derive(Debug)]
 pub struct Serving {
     network: LabNetwork,
-    sync: SyncHandle,
+    sync: Access,
     keys: Keys,
     timeline: Timeline,
     notices: UnboundedSender<Notice>,
@@ -79,12 +79,12 @@ impl Serving {
     ///
     /// # Errors
     /// The sync service refuses the subscriptions.
-    pub fn start(
+    pub async fn start(
         network: LabNetwork,
-        sync: SyncHandle,
+        sync: Access,
         keys: Keys,
         timeline: Timeline,
-    ) -> Result<(Serving, UnboundedReceiver<Notice>), HandleError> {
+    ) -> Result<(Serving, UnboundedReceiver<Notice>), AccessError> {
         let (notices, inbox) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         for instance in network.instances() {
@@ -92,7 +92,7 @@ impl Serving {
             let hostname = addresses.hostname;
             let topic = keys.topic(&format!("network:{hostname}"));
             let listener = Listener {
-                requests: sync.subscribe("sidecar", &topic, 0)?,
+                requests: sync.subscribe("sidecar", &topic).await?,
                 network: network.clone(),
                 sync: sync.clone(),
                 keys: keys.clone(),
@@ -129,9 +129,9 @@ impl Serving {
 
 /// One instance's requests.
 struct Listener {
-    requests: Subscription,
+    requests: Items,
     network: LabNetwork,
-    sync: SyncHandle,
+    sync: Access,
     keys: Keys,
     instance: InstanceName,
     notices: UnboundedSender<Notice>,
@@ -146,7 +146,7 @@ impl Listener {
                 Ok(item) => item,
                 Err(e) => return self.tell(Notice::Broken { cause: self.failed(&e) }),
             };
-            let request = match Request::read(item.json.as_bytes()) {
+            let request = match Request::read(item.as_bytes()) {
                 Ok(request) => request,
                 Err(error) => return self.refuse(error),
             };
@@ -175,7 +175,7 @@ impl Listener {
         self.tell(Notice::Refused { instance: self.instance.clone(), error });
     }
 
-    fn failed(&self, error: &HandleError) -> String {
+    fn failed(&self, error: &AccessError) -> String {
         format!("the network requests of {} can't be read or answered: {error}", self.instance)
     }
 

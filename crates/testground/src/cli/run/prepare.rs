@@ -1,11 +1,13 @@
 //! From what was typed to runs with nothing left to decide: files are found and read here, `model` does the rest.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use testground_engine::build::{check_tools, sdk};
 use testground_engine::home::{self, Home, PlanDir};
+use testground_engine::lab::environment::SERVICES;
 use testground_model::composition::{Composition, Files};
 use testground_model::diagnostic::{Checked, Diagnostics};
 use testground_model::manifest::Manifest;
@@ -105,9 +107,7 @@ pub(super) fn prepare(what: &What, common: &Common) -> anyhow::Result<Result<Pre
                 for warning in sdk::warnings(run, &plan.dir) {
                     eprintln!("warning: run {}: {warning}", run.id);
                 }
-                if !run.settings.additional_hosts.is_empty() {
-                    bail!("run {}: additional_hosts is not there yet: instances reach the lab only", run.id);
-                }
+                check_hosts(run)?;
                 check_tools(&run.groups, &std::env::var_os("PATH").unwrap_or_default())
                     .map_err(|e| anyhow!("{e}"))?;
             }
@@ -132,6 +132,26 @@ pub(super) fn show(prepared: &Prepared) {
     for run in &prepared.runs {
         println!("\n{run}");
     }
+}
+
+/// Instances can't know a host outside by a name that something in the lab has.
+fn check_hosts(run: &Run) -> anyhow::Result<()> {
+    let instances: HashSet<String> = run.instances().map(|instance| instance.hostname()).collect();
+    for host in &run.settings.additional_hosts {
+        let name = host.name();
+        let whose = if SERVICES.contains(&name.as_str()) {
+            "a service of the lab"
+        } else if instances.contains(&name) {
+            "an instance"
+        } else {
+            continue;
+        };
+        bail!(
+            "run {}: additional_hosts: {host}: {name} is the name of {whose}; give the host's address",
+            run.id
+        );
+    }
+    Ok(())
 }
 
 /// Everything that was read: the plan, its manifest, a composition, and the folder its files are relative to.
