@@ -144,7 +144,12 @@ async fn with_claim(
         _ = interrupts.recv() => return RunOutcome::Interrupted,
     };
     let outcome = carry_out(request, home, outputs, interrupts, record).await;
-    if let Err(why) = claim.release().await {
+    let released = tokio::select! {
+        released = claim.release() => released,
+        // Somebody is in a hurry.
+        Some(()) = interrupts.recv() => Err("interrupted".to_owned()),
+    };
+    if let Err(why) = released {
         let message = format!("the run was not marked as finished, so that its keys stay longer: {why}");
         record.tell(EventKind::Warning { message });
     }

@@ -78,11 +78,11 @@ pub enum ClientError {
         explanation: Box<Explanation>,
     },
     /// The service can't be reached.
-    #[error("no sync service at {address} within {after:?}: {last}")]
+    #[error("no sync service at {address}{}: {last}", within(*after))]
     Unreachable {
         /// Where.
         address: String,
-        /// How long it was tried.
+        /// How long it was tried; zero: once.
         after: Duration,
         /// The last failure.
         last: String,
@@ -110,6 +110,10 @@ struct Forget<'a> {
     shared: &'a Shared,
     id: u64,
     armed: bool,
+}
+
+fn within(after: Duration) -> String {
+    if after.is_zero() { String::new() } else { format!(" within {after:?}") }
 }
 
 // === impl Client ===

@@ -81,13 +81,7 @@ impl Resolver<'_> {
             }),
             "influxdb_endpoint" => self.put(at, &mut settings.influxdb_endpoint, endpoint),
             "additional_hosts" => self.put(at, &mut settings.additional_hosts, hosts),
-            "sync_service" => {
-                self.put(at, &mut settings.sync_service, |v| match v {
-                    Value::String(text) => Endpoint::parse(text).map(Some).map_err(|e| e.to_string()),
-                    _ => Err("the address of a sync service, such as \"sync.example:5050\", is expected"
-                        .to_owned()),
-                })
-            }
+            "sync_service" => self.put(at, &mut settings.sync_service, |v| service(v).map(Some)),
             "proof" => self.proof(&mut settings.proof, at),
             _ if FOREIGN_RUN_SETTINGS.contains(&key) => {
                 if !matches!(key, "enabled" | "disabled") {
@@ -210,6 +204,15 @@ fn endpoint(value: &Value) -> Result<Option<String>, String> {
     hosts(&Value::Array(vec![Value::String(rest.to_owned())]))?;
     Ok(Some(text.to_owned()))
 }
+
+/// `host:port` of a sync service.
+fn service(value: &Value) -> Result<Endpoint, String> {
+    match value {
+        Value::String(text) => Endpoint::parse(text).map_err(|e| e.to_string()),
+        _ => Err("the address of a sync service, such as \"sync.example:5050\", is expected".to_owned()),
+    }
+}
+
 /// Most entries of `additional_hosts`: each is a listener, and every instance has a route to each.
 const MAX_HOSTS: usize = 100;
 

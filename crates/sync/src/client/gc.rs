@@ -66,14 +66,14 @@ fn check(run: &str) -> Result<(), ClientError> {
 }
 
 async fn call(method: &str, address: &Address, path: &str) -> Result<String, ClientError> {
-    let unreachable = |e: &dyn std::fmt::Display| ClientError::Unreachable {
+    let unreachable = |after: Duration, last: String| ClientError::Unreachable {
         address: address.to_string(),
-        after: PATIENCE,
-        last: e.to_string(),
+        after,
+        last,
     };
     let answer = match tokio::time::timeout(PATIENCE, ask(method, address, path)).await {
-        Ok(answer) => answer.map_err(|e| unreachable(&e))?,
-        Err(_) => return Err(unreachable(&"no answer")),
+        Ok(answer) => answer.map_err(|e| unreachable(Duration::ZERO, e.to_string()))?,
+        Err(_) => return Err(unreachable(PATIENCE, "no answer".to_owned())),
     };
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     match head.split(' ').nth(1) {

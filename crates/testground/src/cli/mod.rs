@@ -27,6 +27,7 @@ mod sync_service;
 mod version;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::process::ExitCode as ProcessExit;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -136,7 +137,9 @@ fn log_to_stderr(verbose: bool) {
         std::env::var("LOG_LEVEL").unwrap_or_else(|_| if verbose { "debug" } else { "warn" }.to_owned());
     let filter = tracing_subscriber::EnvFilter::try_new(&level)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let colours = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = log.with_ansi(colours).try_init();
 }
 
 fn exit_codes() -> String {
