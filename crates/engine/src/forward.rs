@@ -108,7 +108,8 @@ impl Forward {
                             relay(near, far, &AtomicU64::new(0)).await;
                         }
                         Err(why) => {
-                            reset(near);
+                            reset(&near);
+                            drop(near);
                             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                             if *last != why {
                                 tell(&why);

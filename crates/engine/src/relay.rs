@@ -25,15 +25,15 @@ pub(crate) async fn relay(mut one: TcpStream, mut other: TcpStream, moved: &Atom
         tokio::try_join!(one_way(read_one, write_other, moved), one_way(read_other, write_one, moved))
     };
     if ended.is_err() {
-        reset(one);
-        reset(other);
+        reset(&one);
+        reset(&other);
     }
 }
 
-/// Ends a connection in such a way that its peer sees a reset, and no end of what was said.
-pub(crate) fn reset(stream: TcpStream) {
+/// Has a connection end, when it is dropped, in such a way that its peer sees a reset and no end of what was said.
+pub(crate) fn reset(stream: &TcpStream) {
     // Where that is refused the connection is gone already.
-    let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
+    let _ = rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO));
 }
 
 async fn one_way(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, moved: &AtomicU64) -> io::Result<()> {
@@ -90,7 +90,8 @@ mod tests {
     #[tokio::test]
     async fn a_reset_is_a_reset_on_the_other_side() {
         let (client, mut server, carried) = joined().await;
-        reset(client);
+        reset(&client);
+        drop(client);
         let error = server.read(&mut [0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         carried.await.unwrap();

@@ -85,7 +85,7 @@ impl Service {
         observer: Option<mpsc::Sender<SyncEvent>>,
     ) -> Result<Service, StoreError> {
         let (redis, tasks) = Redis::open(url, options.store_patience).await?;
-        let hub = Hub::new(options.limits, Store::Redis(redis), observer);
+        let hub = Hub::new(options.limits, Store::Redis(Box::new(redis)), observer);
         tasks.start(&hub);
         Ok(Service { hub, options })
     }

@@ -15,5 +15,5 @@ pub(crate) enum Store {
     /// In the engine.
     Memory,
     /// In Redis.
-    Redis(Redis),
+    Redis(Box<Redis>),
 }

@@ -162,7 +162,8 @@ impl Way {
         let far = match self.outside.inner.dialer.dial(&self.to).await {
             Ok(far) => far,
             Err(why) => {
-                reset(near);
+                reset(&near);
+                drop(near);
                 return self.outside.failed(from, &self.to, &why).await;
             }
         };
