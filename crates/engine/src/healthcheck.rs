@@ -8,10 +8,12 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use testground_linux::cgroup::Controller;
 use testground_linux::probe::{self, Feature, Finding, State};
 use testground_linux::process::IdMap;
 
 use crate::home::{Home, HomeError};
+use crate::lab::limits;
 
 /// Instances that a machine should be able to hold; what allows fewer fails a check.
 const INSTANCES: u64 = 100;
@@ -116,6 +118,8 @@ struct Facts {
     low: Vec<(String, String)>,
     /// Why there is one user id only.
     ids: Option<String>,
+    /// For memory and processor time: where their limits can be put in force, or why they can't.
+    resources: Vec<(Controller, Result<PathBuf, String>)>,
     go: Option<PathBuf>,
 }
 
@@ -124,13 +128,18 @@ fn gather(surroundings: &Surroundings) -> Facts {
         findings: probe::lab(),
         low: probe::Facts::read().limits.too_low_for(INSTANCES),
         ids: IdMap::choose().note,
+        resources: limits::survey(),
         go: crate::build::find_tool("go", &surroundings.path),
     }
 }
 
 fn judge(facts: &Facts) -> Vec<Item> {
     let features = facts.findings.iter().map(|finding| feature(finding, &facts.findings));
-    features.chain([limits(facts), ids(facts), go(facts)]).collect()
+    features
+        .chain([low_limits(facts), ids(facts)])
+        .chain(facts.resources.iter().map(resource))
+        .chain([go(facts)])
+        .collect()
 }
 
 /// What every lab needs fails when it is missing; one way to carry packets is enough.
@@ -171,7 +180,7 @@ fn feature(finding: &Finding, all: &[Finding]) -> Item {
     }
 }
 
-fn limits(facts: &Facts) -> Item {
+fn low_limits(facts: &Facts) -> Item {
     match facts.low.as_slice() {
         [] => Item::ok("limits", &format!("enough for {INSTANCES} instances and more")),
         low => {
@@ -194,6 +203,27 @@ fn ids(facts: &Facts) -> Item {
                 "apt-get install uidmap; usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $USER".into(),
             ),
             ..Item::ok("user-ids", why)
+        },
+    }
+}
+
+/// A run goes on without limits that can't be put in force, with a warning; so nothing fails here.
+fn resource((controller, found): &(Controller, Result<PathBuf, String>)) -> Item {
+    let name = format!("limits-of-{controller}");
+    match found {
+        Ok(at) => {
+            Item::ok(&name, &format!("resources.{controller} of groups is put in force, in {}", at.display()))
+        }
+        Err(why) => Item {
+            name,
+            status: Status::Ok,
+            message: format!(
+                "resources.{controller} of groups is not put in force: {why} (a run works without)"
+            ),
+            mend: Some(
+                "root, or a part of cgroup version 2 that was delegated to this user (Delegate= of systemd)"
+                    .into(),
+            ),
         },
     }
 }
@@ -363,6 +393,7 @@ mod tests {
             findings: Feature::ALL.map(works).to_vec(),
             low: Vec::new(),
             ids: None,
+            resources: Controller::ALL.map(|controller| (controller, Ok("/cgroup".into()))).to_vec(),
             go: Some("/usr/bin/go".into()),
         }
     }
@@ -412,9 +443,16 @@ mod tests {
         assert_eq!(judge(&facts)[1].status, Status::Aborted);
         facts.findings[9].state = State::Untried { needs: UserNamespace };
         assert_eq!(judge(&facts)[9].status, Status::Omitted, "no run needs it");
+        let lacking =
+            judge(&Facts { resources: vec![(Controller::Cpu, Err("no cgroups".into()))], ..healthy() });
+        let cpu = lacking.iter().find(|check| check.name == "limits-of-cpu").unwrap();
+        assert!(
+            cpu.status == Status::Ok && cpu.message.contains("no cgroups") && cpu.mend.is_some(),
+            "{cpu:?}"
+        );
         let checks = judge(&Facts { go: None, ids: Some("no uidmap".into()), ..healthy() });
-        let last: Vec<Status> = checks[checks.len() - 2..].iter().map(|c| c.status).collect();
-        assert_eq!(last, [Status::Ok, Status::Omitted]);
+        let last: Vec<Status> = checks[checks.len() - 4..].iter().map(|c| c.status).collect();
+        assert_eq!(last, [Status::Ok, Status::Ok, Status::Ok, Status::Omitted]);
     }
 
     #[test]

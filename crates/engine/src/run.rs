@@ -19,8 +19,8 @@ use tokio::sync::mpsc;
 use crate::build::{self, Artifact, Site};
 use crate::claim::Claim;
 use crate::home::Home;
-use crate::lab::Lab;
 use crate::lab::protocol::{Capture, Command, Notice, Program, Setup};
+use crate::lab::{Lab, limits};
 use crate::measure;
 use crate::verdict::{Decision, Verdict};
 
@@ -181,9 +181,14 @@ async fn carry_out(
         start_time: rfc3339_now(),
         capture: request.capture.clone(),
         record: request.record || request.run.settings.record_decisions,
+        cgroups: false,
         lab_pid: 0,
     };
-    let lab = match Lab::start(setup).await {
+    let (room, not_in_force) = limits::make(&request.id, &request.run);
+    for message in not_in_force {
+        record.tell(EventKind::Warning { message });
+    }
+    let lab = match Lab::start(setup, room).await {
         Ok(lab) => lab,
         Err(e) => return RunOutcome::LabLost { cause: format!("the lab did not come up: {e}") },
     };

@@ -1,9 +1,10 @@
-//! The kernel's side: namespaces, processes, netlink, TAP devices, mounts. The only crate with unsafe code.
+//! The kernel's side: namespaces, processes, cgroups, netlink, TAP devices, mounts. The only crate with unsafe code.
 //!
 //! Each module wraps what the kernel offers and says what it refused, with the kernel's error number as the source. What
 //! is done with it (which lab, which links, which packets) belongs to the crates above.
 
 pub mod caps;
+pub mod cgroup;
 pub mod fdpass;
 pub mod mount;
 mod netlink;

@@ -435,11 +435,6 @@ fn netem_is_as_tc_shows_it_or_missing_by_name() {
 #[test]
 fn the_same_in_a_guest_whose_kernel_has_netem() {
     let name = "the_same_in_a_guest_whose_kernel_has_netem";
-    let kernel =
-        std::process::Command::new("sh").args(["-c", "command -v linux.uml && command -v modprobe"]).output();
-    if !kernel.is_ok_and(|found| found.status.success()) {
-        return common::skip(name, "no User Mode Linux (packages user-mode-linux kmod busybox-static)");
-    }
     let tests = [
         "abilities_are_those_that_tc_finds",
         "classes_and_filters_are_as_tc_shows_them_and_sort_packets",
@@ -447,23 +442,9 @@ fn the_same_in_a_guest_whose_kernel_has_netem() {
         "netem_is_as_tc_shows_it_or_missing_by_name",
     ];
     let modules = "sch_netem sch_htb sch_ingress cls_u32 cls_flower cls_bpf cls_matchall act_mirred ifb veth";
-    let exe = std::env::current_exe().unwrap();
     // Modules that are built in are no module: what counts is what the tests find.
-    let script = format!(
-        "for module in {modules}; do modprobe -q $module; done; exec {} --exact {} --test-threads=1",
-        exe.display(),
-        tests.join(" ")
-    );
-    let work = tempfile::tempdir().unwrap();
-    let run = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/uml/run");
-    let output = std::process::Command::new(run)
-        .args(["-m", "512M", "-t", "300", "--", "sh", "-c", &script])
-        .env("UML_WORK", work.path())
-        .output()
-        .unwrap();
-    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{}\n{said}\n{errors}", output.status);
-    assert!(said.contains(&format!("{} passed", tests.len())), "{said}\n{errors}");
+    let prelude = format!("for module in {modules}; do modprobe -q $module; done; exec");
+    let Some(errors) = common::in_guest(name, &prelude, &tests) else { return };
     for missing in ["Netem", "NetemRate", "Flower", "MatchAll", "netem"] {
         assert!(!errors.contains(&format!("no {missing}\n")), "the guest should have it: {errors}");
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Lateness;
+use crate::units::show_size;
 
 /// How an instance ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +38,13 @@ pub enum InstanceEnd {
     },
     /// SIGKILL that we didn't send, while the kernel's count of out-of-memory kills rose.
     ProbablyOutOfMemory,
+    /// The kernel killed it, or a process of it, because it reached its group's `resources.memory`.
+    OutOfMemory {
+        /// The limit, bytes.
+        limit: u64,
+        /// The code with which the program itself exited then; none if it was the one that was killed.
+        code: Option<i32>,
+    },
     /// It speaks the event protocol, exited 0, and never said how it went.
     NoOutcome,
     /// The program could not be started.
@@ -154,6 +162,14 @@ impl fmt::Display for InstanceEnd {
                 write!(f, "was ended by {}{core}", signal_name(*signal))
             }
             InstanceEnd::ProbablyOutOfMemory => f.write_str("was killed, probably for want of memory"),
+            InstanceEnd::OutOfMemory { limit, code: None } => {
+                write!(f, "was killed for want of memory: its limit is {}", show_size(*limit))
+            }
+            InstanceEnd::OutOfMemory { limit, code: Some(code) } => write!(
+                f,
+                "exited with code {code} after a process of it was killed for want of memory: its limit is {}",
+                show_size(*limit)
+            ),
             InstanceEnd::NoOutcome => f.write_str("exited with code 0 without reporting an outcome"),
             InstanceEnd::NotStarted { error } => write!(f, "could not be started: {error}"),
             InstanceEnd::NetworkRefused { error } => {

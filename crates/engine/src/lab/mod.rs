@@ -8,6 +8,7 @@ pub mod environment;
 mod favour;
 pub mod find;
 mod init;
+pub mod limits;
 mod output;
 pub mod protocol;
 mod rootfs;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
+use testground_linux::cgroup::Room;
 use testground_linux::fdpass::Channel;
 use testground_linux::process::{self, Child, ExitStatus, IdMap, Namespaces, Session, SpawnExec};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -42,6 +44,8 @@ const ROLE_SUPERVISOR: &str = "lab-supervisor";
 pub enum Role {
     /// Process 1.
     Init {
+        /// The run's id.
+        id: String,
         /// Where the executable is.
         executable: PathBuf,
     },
@@ -57,8 +61,9 @@ pub fn role() -> Option<Role> {
         return Some(Role::Supervisor);
     }
     // The run's id is there for whoever looks at a list of processes.
-    let (_id, executable) = (args.next(), args.next());
-    (role == ROLE_INIT).then(|| Role::Init { executable: executable.unwrap_or_default().into() })
+    let (id, executable) = (args.next().unwrap_or_default(), args.next().unwrap_or_default());
+    let id = id.to_string_lossy().into_owned();
+    (role == ROLE_INIT).then(|| Role::Init { id, executable: executable.into() })
 }
 
 /// Why a lab did not start.
@@ -85,6 +90,8 @@ pub struct Lab {
     leash: Option<OwnedFd>,
     notices: Lines<BufReader<OwnedReadHalf>>,
     commands: OwnedWriteHalf,
+    /// The run's cgroups. Init removes them too, should this process not come to it.
+    room: Option<Room>,
 }
 
 // === impl Role ===
@@ -93,7 +100,7 @@ impl Role {
     /// Plays the part to its end.
     pub fn play(&self) -> ExitCode {
         let done = match self {
-            Role::Init { executable } => init::play(executable),
+            Role::Init { id, executable } => init::play(id, executable),
             Role::Supervisor => supervisor::play(),
         };
         // Whatever went wrong was told to the client, over its stream.
@@ -105,7 +112,7 @@ impl Role {
 
 impl Lab {
     /// Starts a lab and tells it what to run. To be called on the main thread: the lab's life is tied to the thread.
-    pub async fn start(mut setup: Setup) -> Result<Lab, StartError> {
+    pub async fn start(mut setup: Setup, room: Option<Room>) -> Result<Lab, StartError> {
         let tell = |what| move |e: io::Error| StartError::Client(what, e);
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(tell("make a socket pair"))?;
         let (leash_read, leash) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
@@ -122,15 +129,26 @@ impl Lab {
         spawn.argv[0] = "testground".into();
         spawn.env = std::env::vars_os().collect();
         spawn.id_map = Some(IdMap::choose().map);
-        spawn.pdeathsig = Some(Signal::KILL);
+        // Whoever has cgroups to remove may not be killed at once with this process; see `init`.
+        spawn.pdeathsig = Some(if room.is_some() { Signal::TERM } else { Signal::KILL });
+        let cgroups = room.as_ref().map_or(Ok(Vec::new()), Room::fds).map_err(tell("hand over cgroups"))?;
+        for (number, cgroup) in (init::CGROUPS..).zip(cgroups) {
+            spawn = spawn.fd(cgroup, number);
+        }
+        setup.cgroups = room.is_some();
         spawn.session = Session::New;
-        let init =
-            process::spawn_exec(Namespaces::LAB, spawn).map_err(|e| StartError::Init(init::text(e)))?;
+        let init = match process::spawn_exec(Namespaces::LAB, spawn) {
+            Ok(init) => init,
+            Err(e) => {
+                let _ = room.map(|room| room.remove(Duration::ZERO));
+                return Err(StartError::Init(init::text(e)));
+            }
+        };
         ours.set_nonblocking(true).map_err(tell("talk to the lab"))?;
         let stream = UnixStream::from_std(ours).map_err(tell("talk to the lab"))?;
         let (read, commands) = stream.into_split();
         let notices = BufReader::new(read).lines();
-        let mut lab = Lab { init, leash: Some(leash), notices, commands };
+        let mut lab = Lab { init, leash: Some(leash), notices, commands, room };
         setup.lab_pid = lab.pid();
         let mut line =
             serde_json::to_vec(&setup).map_err(|e| StartError::Client("describe the run", e.into()))?;
@@ -182,6 +200,14 @@ impl Lab {
         self.leash = None;
         let _ = self.init.signal(Signal::KILL);
         let _ = self.init.wait();
+        self.remove_cgroups();
+    }
+
+    /// With process 1 of the lab everything in it is gone.
+    fn remove_cgroups(&mut self) {
+        if let Some(Err(error)) = self.room.take().map(|room| room.remove(limits::PATIENCE)) {
+            tracing::warn!("{}", init::text(error));
+        }
     }
 
     /// How the lab's first process ended.
@@ -191,7 +217,9 @@ impl Lab {
         let _ = poll(&mut [PollFd::new(&self.init, PollFlags::IN)], Some(&patience));
         self.leash = None;
         let _ = self.init.signal(Signal::KILL);
-        Lost(match self.init.wait() {
+        let ended = self.init.wait();
+        self.remove_cgroups();
+        Lost(match ended {
             Ok(ExitStatus::Signaled { signal, .. }) => {
                 format!("lab init was ended by {}", testground_model::outcome::signal_name(signal))
             }

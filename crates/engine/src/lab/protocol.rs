@@ -28,6 +28,8 @@ pub struct Setup {
     pub capture: Capture,
     /// Whether every decision of the links is recorded.
     pub record: bool,
+    /// Whether the run has cgroups, for the instances of groups with limits.
+    pub cgroups: bool,
     /// Lab init's process id, as the machine sees it; filled in when it is known.
     pub lab_pid: u32,
 }
@@ -133,6 +135,13 @@ pub enum Tidings {
         /// Its init.
         pid: i32,
     },
+    /// The kernel has killed processes of the instance because it reached its limit of memory. Sent before [`Self::Ended`].
+    OutOfMemory {
+        /// Which.
+        number: u32,
+        /// How many.
+        kills: u64,
+    },
     /// The program ended. Sent once for each `Spawn` and `Exec`.
     Ended {
         /// Which.
@@ -174,6 +183,8 @@ pub struct InstanceSpec {
     pub env: Vec<(String, String)>,
     /// Where it starts.
     pub cwd: PathBuf,
+    /// Its cgroup in the run's, if it has limits.
+    pub cgroup: Option<String>,
 }
 
 /// Largest message between supervisor and init, and at the lab's door: an instance's environment fits.

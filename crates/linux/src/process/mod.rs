@@ -24,7 +24,7 @@ pub use setup::{
     become_subreaper, close_from, ids, new_session, nofile_limit, pidfd_open, set_hostname, set_nofile_limit,
     set_parent_death_signal, set_process_name, set_umask,
 };
-pub use signal::{SignalFd, SignalSet, signal_from_number, signal_name};
+pub use signal::{SignalFd, SignalSet, signal_all_others, signal_from_number, signal_name};
 pub use status::{Child, ExitStatus, Reaped, reap};
 
 use rustix::io::Errno;

@@ -124,6 +124,20 @@ impl AsFd for SignalFd {
     }
 }
 
+/// Sends a signal to every process of this PID namespace but the caller and process 1: meant for process 1 itself, which
+/// thereby reaches all others, those in nested namespaces too. Outside of a PID namespace of one's own that is everybody.
+///
+/// # Errors
+/// `ESRCH` when there is nobody else.
+pub fn signal_all_others(signal: Signal) -> Result<(), ProcessError> {
+    // SAFETY: kill(2) takes no pointers.
+    let result = unsafe { libc::kill(-1, signal.as_raw()) };
+    if result < 0 {
+        return Err(ProcessError::Call { what: "signal every process", source: last_errno() });
+    }
+    Ok(())
+}
+
 /// The signal with this number, if it has a name of its own (real-time signals have none).
 pub fn signal_from_number(number: i32) -> Option<Signal> {
     Signal::from_named_raw(number)

@@ -163,3 +163,27 @@ pub fn await_readable(fd: impl std::os::fd::AsFd) -> bool {
     let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
     rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit))).unwrap() == 1
 }
+
+/// Runs tests of the calling binary as root under a kernel of their own: User Mode Linux, a whole kernel as a program
+/// (`tests/uml`). `prelude` is a shell's, and ends with a word that takes a command. Returns what they wrote to stderr; none
+/// where there is no such kernel.
+pub fn in_guest(name: &str, prelude: &str, tests: &[&str]) -> Option<String> {
+    let kernel = Command::new("sh").args(["-c", "command -v linux.uml && command -v modprobe"]).output();
+    if !kernel.is_ok_and(|found| found.status.success()) {
+        skip(name, "no User Mode Linux (packages user-mode-linux kmod busybox-static)");
+        return None;
+    }
+    let exe = std::env::current_exe().unwrap();
+    let script = format!("{prelude} {} --exact {} --test-threads=1", exe.display(), tests.join(" "));
+    let work = tempfile::tempdir().unwrap();
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/uml/run");
+    let output = Command::new(run)
+        .args(["-m", "512M", "-t", "300", "--", "sh", "-c", &script])
+        .env("UML_WORK", work.path())
+        .output()
+        .unwrap();
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}\n{said}\n{errors}", output.status);
+    assert!(said.contains(&format!("{} passed", tests.len())), "{said}\n{errors}");
+    Some(errors.into_owned())
+}

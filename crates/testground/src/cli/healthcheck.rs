@@ -2,6 +2,7 @@
 
 use anyhow::bail;
 use testground_engine::healthcheck::{self, Surroundings};
+use testground_engine::lab::limits;
 use testground_engine::{build, home};
 use testground_model::catalogue;
 use testground_model::outcome::ExitCode;
@@ -31,7 +32,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     let home = home::locate(|name| std::env::var_os(name));
-    let sweepers = home.iter().map(|home| build::sweeper(home)).collect();
+    let builds = home.iter().map(|home| build::sweeper(home));
+    let sweepers = builds.chain([limits::sweeper()]).collect();
     let path = std::env::var_os("PATH").unwrap_or_default();
     let surroundings = Surroundings { home, path, sweepers };
     let report = healthcheck::local_exec(&surroundings, args.fix);

@@ -5,6 +5,7 @@ mod faults;
 mod house;
 mod instances;
 mod life;
+mod limits;
 mod links;
 mod main_path;
 mod measurements;

@@ -215,6 +215,11 @@ impl Going {
 }
 
 impl Done {
+    /// The run's id.
+    pub(crate) fn run_id(&self) -> String {
+        self.events.first().expect("an event").run.to_string()
+    }
+
     pub(crate) fn outcome(&self) -> RunOutcome {
         let found = self.events.iter().rev().find_map(|e| match &e.kind {
             EventKind::RunFinished { outcome, .. } => Some(outcome.clone()),

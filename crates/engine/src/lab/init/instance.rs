@@ -14,6 +14,7 @@ use rustix::thread::{
 };
 use testground_linux::Errno;
 use testground_linux::caps;
+use testground_linux::cgroup::Room;
 use testground_linux::process::{
     self, ExitStatus, Namespaces, ProcessError, Reaped, Session, SignalFd, SpawnExec,
 };
@@ -29,8 +30,15 @@ pub(super) struct Streams {
 }
 
 /// Runs as an instance's init and returns when its program has ended. `ends` takes the end, marked with `number`.
-pub(super) fn run(number: u32, spec: &InstanceSpec, netns: &OwnedFd, streams: Streams, ends: &OwnedFd) {
-    let end = match set_up(spec, netns) {
+pub(super) fn run(
+    number: u32,
+    spec: &InstanceSpec,
+    netns: &OwnedFd,
+    streams: Streams,
+    ends: &OwnedFd,
+    room: Option<&Room>,
+) {
+    let end = match enter_cgroup(spec, room).and_then(|()| set_up(spec, netns)) {
         Ok(()) => start_and_wait(spec, streams),
         Err(e) => ProgramEnd::NotStarted(e),
     };
@@ -44,7 +52,10 @@ pub(super) fn run_inside(
     target: &OwnedFd,
     streams: Streams,
     ends: &OwnedFd,
+    room: Option<&Room>,
 ) {
+    // While the lab's /proc is there: the instance's does not know this process.
+    let limited = enter_cgroup(spec, room);
     let all = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
@@ -52,11 +63,19 @@ pub(super) fn run_inside(
         | ThreadNameSpaceType::NETWORK;
     let entered = move_into_thread_name_spaces(target.as_fd(), all);
     let entered = entered.map_err(|e| format!("failed to enter the instance: {e}"));
-    let end = match entered.and_then(|()| drop_power()) {
+    let end = match limited.and(entered).and_then(|()| drop_power()) {
         Ok(()) => start_and_wait(spec, streams),
         Err(e) => ProgramEnd::NotStarted(e),
     };
     tell(ends, number, &end);
+}
+
+/// The limits of its group hold from here on: for this process, and for all that it starts.
+fn enter_cgroup(spec: &InstanceSpec, room: Option<&Room>) -> Result<(), String> {
+    match (room, &spec.cgroup) {
+        (Some(room), Some(name)) => room.enter(name).map_err(super::text),
+        _ => Ok(()),
+    }
 }
 
 fn set_up(spec: &InstanceSpec, netns: &OwnedFd) -> Result<(), String> {

@@ -10,27 +10,32 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
+use testground_linux::cgroup::Room;
 use testground_linux::fdpass::{Channel, Listener};
 use testground_linux::process::{self, Child, Namespaces, Reaped, SignalFd};
 
 use self::instance::Streams;
 use super::protocol::{InstanceSpec, MAX_MESSAGE, Notice, Order, ProgramEnd, Tidings, paths};
-use super::rootfs;
+use super::{limits, rootfs};
 
 /// Descriptors that this process is started with.
 pub(super) const LEASH: i32 = 3;
 pub(super) const CLIENT: i32 = 4;
 pub(super) const DIAL: i32 = 5;
+/// The first of the run's cgroups, if it has any; the others follow.
+pub(super) const CGROUPS: i32 = 6;
 
 /// Runs the lab until its leash or its supervisor is gone.
-pub(super) fn play(executable: &Path) -> Result<(), String> {
+pub(super) fn play(id: &str, executable: &Path) -> Result<(), String> {
     let (leash, client) = (process::inherited(LEASH), process::inherited(CLIENT));
     let (leash, client) = (leash.map_err(text)?, client.map_err(text)?);
     let dial = process::inherited(DIAL).map_err(text)?;
-    match Init::start(leash, &client, dial, executable) {
+    let room = Room::from_fds(id, (CGROUPS..).map_while(|number| process::inherited(number).ok()).collect());
+    match Init::start(leash, &client, dial, executable, room) {
         Ok(init) => {
             drop(client);
             init.serve();
@@ -68,7 +73,14 @@ struct Init {
     running: HashMap<Pid, Running>,
     /// The same, by number.
     pids: HashMap<u32, Pid>,
+    /// The run's cgroups, which this process stays outside of.
+    room: Option<Room>,
+    /// The cgroups of instances by number.
+    cgroups: HashMap<u32, String>,
 }
+
+/// How long the end of all processes is waited for, before their cgroups are left to a sweep.
+const DEATH: Duration = Duration::from_secs(10);
 
 struct Running {
     number: u32,
@@ -78,7 +90,13 @@ struct Running {
 // === impl Init ===
 
 impl Init {
-    fn start(leash: OwnedFd, client: &OwnedFd, dial: OwnedFd, executable: &Path) -> Result<Init, String> {
+    fn start(
+        leash: OwnedFd,
+        client: &OwnedFd,
+        dial: OwnedFd,
+        executable: &Path,
+        room: Option<Room>,
+    ) -> Result<Init, String> {
         rootfs::enter_lab_root(executable).map_err(text)?;
         let signals =
             SignalFd::new(&[Signal::CHILD, Signal::INT, Signal::TERM, Signal::HUP]).map_err(text)?;
@@ -102,11 +120,18 @@ impl Init {
             supervisor,
             running: HashMap::new(),
             pids: HashMap::new(),
+            room,
+            cgroups: HashMap::new(),
         })
     }
 
     /// Returns when the lab is over.
     fn serve(mut self) {
+        self.listen();
+        self.remove_cgroups();
+    }
+
+    fn listen(&mut self) {
         loop {
             let wish = if self.outbox.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
             let mut fds = [
@@ -141,9 +166,12 @@ impl Init {
 
     /// Reaps; true when the supervisor has ended, and with it the lab.
     fn on_signals(&mut self) -> bool {
-        // An interrupt from a terminal is the client's to understand: here it is read and forgotten.
-        while let Ok(Some(_)) = self.signals.read() {}
         let mut over = false;
+        // An interrupt from a terminal is the client's to understand: here it is read and forgotten. SIGTERM is what a run
+        // with cgroups hears when its client dies: it has them to remove.
+        while let Ok(Some((number, _))) = self.signals.read() {
+            over |= self.room.is_some() && number == Signal::TERM.as_raw();
+        }
         while let Ok(Reaped::Ended(pid, _)) = process::reap() {
             over |= pid == self.supervisor;
             // Whatever it said on its way out comes first.
@@ -151,6 +179,7 @@ impl Init {
             if let Some(running) = self.running.remove(&pid)
                 && self.pids.remove(&running.number).is_some()
             {
+                self.say_kills(running.number);
                 self.say(&Tidings::Ended { number: running.number, end: ProgramEnd::InitKilled });
             }
         }
@@ -166,6 +195,7 @@ impl Init {
             let line: Vec<u8> = self.unread.drain(..=end).collect();
             let Ok((number, end)) = serde_json::from_slice::<(u32, ProgramEnd)>(&line) else { continue };
             if self.pids.remove(&number).is_some() {
+                self.say_kills(number);
                 self.say(&Tidings::Ended { number, end });
             }
         }
@@ -217,25 +247,26 @@ impl Init {
     }
 
     fn fork_init(&mut self, number: u32, spec: &InstanceSpec, netns: &OwnedFd, streams: Streams) {
-        let ends = &self.ends.1;
+        let (ends, room) = (&self.ends.1, self.room.as_ref());
         let namespaces = Namespaces::CONTAINER;
         let mut streams = Some(streams);
         let forked = process::fork_child(namespaces, || {
             if let Some(streams) = streams.take() {
-                instance::run(number, spec, netns, streams, ends);
+                instance::run(number, spec, netns, streams, ends, room);
             }
             0
         });
+        self.cgroups.extend(spec.cgroup.clone().map(|cgroup| (number, cgroup)));
         self.forked(number, forked);
     }
 
     fn fork_waiter(&mut self, number: u32, spec: &InstanceSpec, target: &OwnedFd, streams: Streams) {
-        let ends = &self.ends.1;
+        let (ends, room) = (&self.ends.1, self.room.as_ref());
         let mut streams = Some(streams);
         // A process enters a PID namespace with its next child only: the waiter stays outside and forks the program.
         let forked = process::fork_child(Namespaces::NONE, || {
             if let Some(streams) = streams.take() {
-                instance::run_inside(number, spec, target, streams, ends);
+                instance::run_inside(number, spec, target, streams, ends, room);
             }
             0
         });
@@ -256,6 +287,28 @@ impl Init {
 
     fn not_started(&mut self, number: u32, why: &str) {
         self.say(&Tidings::Ended { number, end: ProgramEnd::NotStarted(why.to_owned()) });
+    }
+
+    /// Tells of an instance that has ended what the kernel did to it for want of memory.
+    fn say_kills(&mut self, number: u32) {
+        let (Some(room), Some(cgroup)) = (&self.room, self.cgroups.remove(&number)) else { return };
+        let kills = room.oom_kills(&cgroup);
+        if kills > 0 {
+            self.say(&Tidings::OutOfMemory { number, kills });
+        }
+    }
+
+    /// The kernel would end everybody with this process, but a cgroup can be removed only when its last process is gone.
+    fn remove_cgroups(&mut self) {
+        let Some(room) = self.room.take() else { return };
+        let _ = process::signal_all_others(Signal::KILL);
+        let deadline = Instant::now() + DEATH;
+        while !matches!(process::reap(), Ok(Reaped::NoChildren)) && Instant::now() < deadline {
+            while let Ok(Some(_)) = self.signals.read() {}
+            let pause = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+            let _ = poll(&mut [PollFd::new(&self.signals, PollFlags::IN)], Some(&pause));
+        }
+        let _ = room.remove(limits::PATIENCE);
     }
 
     fn say(&mut self, tidings: &Tidings) {

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use testground_linux::vmstat;
 use testground_model::event::{EventKind, Report, Stream};
 use testground_model::name::InstanceName;
+use testground_model::units::show_size;
 use testground_sidecar::reactor::lab::serve::Notice as NetworkNotice;
 use testground_sync::SyncEvent;
 use testground_sync::engine::PeerId;
 use tokio::sync::mpsc;
 
 use super::super::environment::{self, Facts};
+use super::super::limits;
 use super::super::protocol::{Command, InstanceSpec, Notice, Order, ProgramEnd, Setup, Tidings, paths};
 use super::super::speech;
 use super::client::Client;
@@ -251,7 +253,8 @@ impl Dispatcher {
             }
             Some(argv) => (super::knock::which(argv.first().map_or("", String::as_str), &env)?, argv),
         };
-        Ok(InstanceSpec { hostname, program, argv, env, cwd: folder })
+        let cgroup = (self.setup.cgroups && limits::limited(group)).then(|| limits::leaf(instance));
+        Ok(InstanceSpec { hostname, program, argv, env, cwd: folder, cgroup })
     }
 
     fn folder(&self, instance: &InstanceName) -> PathBuf {
@@ -319,6 +322,7 @@ impl Dispatcher {
                     self.client.event(EventKind::InstanceStarted { instance, pid: pid as u32 }).await;
                 }
             }
+            Tidings::OutOfMemory { number, kills } => self.over_limit(number, kills).await,
             Tidings::Ended { number, end } => {
                 if number >= FIRST_VISITOR {
                     if let Some(caller) = self.visitors.remove(&number) {
@@ -333,6 +337,20 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    /// Processes of an instance were killed for its limit. Whether the program was among them is seen by its end.
+    async fn over_limit(&mut self, number: u32, kills: u64) {
+        let Some(instance) = self.ledger.name(number).cloned() else { return };
+        let group = self.setup.run.groups.iter().find(|group| group.id == instance.group);
+        let Some(limit) = group.and_then(|group| group.resources.memory) else { return };
+        self.ledger.over_limit(number, limit);
+        let processes = if kills == 1 { "a process".to_owned() } else { format!("{kills} processes") };
+        let message = format!(
+            "{instance} reached its limit of memory, {}: the kernel killed {processes} of it",
+            show_size(limit)
+        );
+        self.client.event(EventKind::Warning { message }).await;
     }
 
     async fn on_heard(&mut self, heard: Heard) {

@@ -43,6 +43,8 @@ struct Entry {
     /// The machine's count of out-of-memory kills when it started.
     oom_kills: u64,
     oom_kills_after: u64,
+    /// Its limit of memory, if the kernel has killed for it.
+    over_limit: Option<u64>,
     open_streams: u8,
     tails: [Vec<String>; 2],
     over: bool,
@@ -71,6 +73,7 @@ impl Ledger {
             end: None,
             oom_kills: 0,
             oom_kills_after: 0,
+            over_limit: None,
             open_streams: 2,
             tails: [Vec::new(), Vec::new()],
             over: false,
@@ -110,6 +113,13 @@ impl Ledger {
     pub(super) fn refused(&mut self, number: u32, why: String) {
         if let Some(entry) = self.entries.get_mut(number as usize) {
             entry.refused.get_or_insert(why);
+        }
+    }
+
+    /// The kernel has killed a process of it because it reached its limit of memory.
+    pub(super) fn over_limit(&mut self, number: u32, limit: u64) {
+        if let Some(entry) = self.entries.get_mut(number as usize) {
+            entry.over_limit = Some(limit);
         }
     }
 
@@ -222,6 +232,17 @@ fn instance_end(entry: &Entry, end: &ProgramEnd) -> InstanceEnd {
     if entry.stopped {
         return InstanceEnd::Stopped;
     }
+    if let Some(limit) = entry.over_limit {
+        match *end {
+            ProgramEnd::Exited(code) if code != 0 => {
+                return InstanceEnd::OutOfMemory { limit, code: Some(code) };
+            }
+            ProgramEnd::Signaled { signal: 9, .. } | ProgramEnd::InitKilled => {
+                return InstanceEnd::OutOfMemory { limit, code: None };
+            }
+            _ => {}
+        }
+    }
     match *end {
         ProgramEnd::Exited(0) if entry.speaks => InstanceEnd::NoOutcome,
         ProgramEnd::Exited(0) => InstanceEnd::Succeeded,
@@ -298,6 +319,32 @@ mod tests {
             let event = ledger.ended(n, ProgramEnd::Signaled { signal, core: false }, kills, now);
             assert!(matches!(event, Some(EventKind::InstanceEnded { end, .. }) if end == expected));
         }
+    }
+
+    #[test]
+    fn a_kill_for_the_instances_own_limit_is_certain() {
+        let over = |l: &mut Ledger, n| l.over_limit(n, 64 << 20);
+        let killed = ProgramEnd::Signaled { signal: 9, core: false };
+        let limit = 64 << 20;
+        assert_eq!(end_of(&[], killed.clone(), over), InstanceEnd::OutOfMemory { limit, code: None });
+        let child = end_of(&[], ProgramEnd::Exited(137), over);
+        assert_eq!(child, InstanceEnd::OutOfMemory { limit, code: Some(137) });
+        assert!(
+            child.to_string().contains("code 137") && child.to_string().ends_with("its limit is 64MiB"),
+            "{child}"
+        );
+        assert_eq!(
+            end_of(&[], ProgramEnd::Exited(0), over),
+            InstanceEnd::Succeeded,
+            "a child was, and it coped"
+        );
+        let term = ProgramEnd::Signaled { signal: 15, core: false };
+        assert_eq!(end_of(&[], term, over), InstanceEnd::Signal { signal: 15, core: false });
+        let stopped = |l: &mut Ledger, n| {
+            over(l, n);
+            l.stopping(n);
+        };
+        assert_eq!(end_of(&[], killed, stopped), InstanceEnd::Stopped);
     }
 
     #[test]
