@@ -12,6 +12,8 @@ use serde_json::json;
 use testground_pod::machine::{
     Action, Event, Exit, HookKind, Instance, Machine, Phase, ProbeOutcome, Settings, Time, Timing,
 };
+use testground_pod::simulate::script::Script;
+use testground_pod::simulate::simulate;
 
 const PODS: usize = 10_000;
 
@@ -49,6 +51,27 @@ fn main() {
         if timing == Timing::Ideal {
             line("pod machine: memory of a pod", weight as f64, "B");
         }
+    }
+    largest();
+}
+
+/// What a simulation costs of the largest pod that is modelled: containers as apps, or as sidecars that follow each other.
+fn largest() {
+    let containers = |policy: Option<&str>| -> Vec<serde_json::Value> {
+        let one = |n| json!({"name": format!("c{n}"), "image": "a:1", "restartPolicy": policy});
+        (0..999).map(one).collect()
+    };
+    let app = json!([{"name": "app", "image": "a:1"}]);
+    for (sort, spec) in [
+        ("apps", json!({"containers": containers(None)})),
+        ("sidecars", json!({"initContainers": containers(Some("Always")), "containers": app})),
+    ] {
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "bench"}, "spec": spec})).expect("a pod");
+        let began = Instant::now();
+        let timeline = simulate(&pod, &Script::default(), &Settings::default()).expect("simulates");
+        black_box(&timeline);
+        line(&format!("pod simulate: a pod of 999 {sort}"), began.elapsed().as_secs_f64(), "s");
     }
 }
 

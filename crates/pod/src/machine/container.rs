@@ -64,6 +64,8 @@ pub(super) struct Container {
     pub(super) waiting: Option<Waiting>,
     pub(super) stop: Option<Box<Stop>>,
     pub(super) probers: Vec<Prober>,
+    /// Whether the status shows all that happened to it so far, if that is looked at as it really is.
+    pub(super) shown: bool,
 }
 
 // === impl Container ===
@@ -82,6 +84,7 @@ impl Container {
             waiting: None,
             stop: None,
             probers: Vec::new(),
+            shown: false,
         }
     }
 

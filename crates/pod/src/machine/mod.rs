@@ -78,6 +78,8 @@ pub struct Machine {
     seen_sandbox: Sandbox,
     /// What the API has.
     status: PodStatus,
+    /// Grows with each change of the status.
+    revision: u64,
     gates: Vec<(Text, Option<bool>)>,
     // The engine.
     engine_up: bool,
@@ -184,6 +186,7 @@ impl Machine {
             sandbox: Sandbox::default(),
             seen_sandbox: Sandbox::default(),
             status: PodStatus::default(),
+            revision: 0,
             gates,
             engine_up: true,
             node_up: true,
@@ -272,6 +275,11 @@ impl Machine {
         &self.status
     }
 
+    /// Grows with each change of [`status`](Self::status): who has seen one need not look again before it does.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// What `kubectl get pods` shows now.
     pub fn columns(&self) -> Columns {
         let kinds: Vec<_> = self.spec.containers.iter().map(|c| c.kind).collect();
@@ -337,8 +345,7 @@ impl Machine {
         if !self.clock.is_kubelet() && self.engine_up {
             if self.stale && self.mode != Mode::Over {
                 self.stale = false;
-                let status = self.compute_status(View::Real, self.stopped_for_good);
-                self.publish_status(status);
+                self.show(View::Real, self.stopped_for_good);
             }
             self.rebase_probers();
         }
@@ -499,8 +506,18 @@ impl Machine {
         &self.containers[usize::from(id.0)]
     }
 
+    /// A container to which something happens.
     fn container_mut(&mut self, id: ContainerId) -> &mut Container {
-        &mut self.containers[usize::from(id.0)]
+        let container = &mut self.containers[usize::from(id.0)];
+        container.shown = false;
+        container
+    }
+
+    /// Something happened that each container's status may follow from.
+    fn happened_to_all(&mut self) {
+        for container in &mut self.containers {
+            container.shown = false;
+        }
     }
 
     /// The newest life that was seen.

@@ -2,7 +2,7 @@
 
 use super::container::LifeState;
 use super::sync::{Mode, Work};
-use super::types::{Action, Exit, Instance, Text};
+use super::types::{Exit, Instance, Text};
 use super::{Deletion, Machine, Notice, Termination, spec};
 
 impl Machine {
@@ -27,6 +27,7 @@ impl Machine {
         let effective = shown.max(1);
         if self.deletion.is_none() {
             self.deletion = Some(Deletion { effective });
+            self.happened_to_all();
             if self.mode == Mode::Over {
                 self.set_deleting(deleting);
                 self.remove_object();
@@ -44,9 +45,7 @@ impl Machine {
     fn set_deleting(&mut self, deleting: i64) {
         if self.status.deleting != Some(deleting) {
             self.status.deleting = Some(deleting);
-            if self.reporting {
-                self.act(Action::Report(Box::new(self.status.clone())));
-            }
+            self.status_changed();
         }
     }
 
@@ -80,6 +79,7 @@ impl Machine {
         self.poll_at = None;
         self.creating.clear();
         self.probing = false;
+        self.happened_to_all();
         for container in &mut self.containers {
             container.stop = None;
             container.waiting = None;
@@ -116,6 +116,7 @@ impl Machine {
         }
         self.node_up = true;
         let finished = self.now;
+        self.happened_to_all();
         for container in &mut self.containers {
             if let Some(life) = container.real.latest.as_mut().filter(|life| life.exit().is_none()) {
                 life.state = LifeState::Exited { finished, exit: Exit::code(255), failed_start: false };

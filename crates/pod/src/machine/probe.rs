@@ -111,6 +111,7 @@ impl Machine {
     }
 
     pub(super) fn stop_probing(&mut self) {
+        self.happened_to_all();
         for container in &mut self.containers {
             container.probers.clear();
         }
@@ -186,7 +187,9 @@ impl Machine {
                 if prober.about.is_none_or(|(about, _)| about != attempt) {
                     prober.meet(attempt);
                     prober.wanted = false;
+                    self.containers[index].shown = false;
                 }
+                let prober = &mut self.containers[index].probers[at];
                 let wants = prober.wants(&self.status, index);
                 if wants && !prober.wanted {
                     let delay = self.spec.containers[index].probes[prober.kind as usize]
@@ -214,10 +217,10 @@ impl Machine {
         let ended = api.state.terminated().is_some();
         let kind = self.containers[index].probers[at].kind;
         if self.containers[index].probers[at].about.is_none_or(|(about, _)| about != attempt) {
-            let known = self.containers[index].probers[at].meet(attempt);
+            let known = self.container_mut(id).probers[at].meet(attempt);
             self.publish(id, kind, attempt, known);
         }
-        let prober = &mut self.containers[index].probers[at];
+        let prober = &mut self.container_mut(id).probers[at];
         if prober.hold {
             return;
         }

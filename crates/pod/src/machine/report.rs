@@ -23,7 +23,7 @@ impl Machine {
     pub(super) fn blank_status(&self) -> PodStatus {
         let containers = self.spec.ids().map(|id| self.blank(id)).collect();
         let mut status = PodStatus { containers, ..PodStatus::default() };
-        self.set_conditions(&mut status, Phase::Pending, false);
+        status.conditions = self.conditions_of(&status, Phase::Pending, false);
         status
     }
 
@@ -41,53 +41,107 @@ impl Machine {
         }
     }
 
-    /// The status as it follows from a view. `terminal`: all containers are known to be stopped for good.
-    /// The phase is the one that the containers amount to; [`Self::publish_status`] may hold it back.
-    pub(super) fn compute_status(&self, view: View, terminal: bool) -> PodStatus {
-        let old = &self.status;
-        let mut status = PodStatus {
-            containers: self.spec.ids().map(|id| self.container_status(id, view)).collect(),
-            deleting: old.deleting,
-            ..PodStatus::default()
-        };
+    /// Makes what follows from a view the pod's status, and returns the phase that the containers amount to; the status
+    /// keeps its own while that is terminal and containers could still run. `terminal`: all are known to be stopped for good.
+    ///
+    /// A container that nothing happened to keeps its status: a pod of a thousand containers takes thousands of steps.
+    pub(super) fn show(&mut self, view: View, terminal: bool) -> Phase {
+        let mut before = Vec::new();
+        let mut refused = false;
         for id in self.spec.ids() {
             let index = usize::from(id.0);
-            let container = &mut status.containers[index];
-            if self.spec[id].kind == ContainerKind::Init {
-                container.started = container.state.is_running();
-                container.ready = container.state.terminated().is_some_and(|t| t.exit.code == 0);
-            } else if let (true, Some(attempt)) = (container.state.is_running(), container.attempt) {
-                container.started = self.is_started(id, attempt);
-                container.ready = container.started && self.is_ready(id, attempt);
-            } else {
-                container.started = false;
-                container.ready = false;
+            let container = &self.containers[index];
+            let settled = view == View::Real || container.seen == container.real;
+            if container.shown && settled {
+                continue;
             }
+            let status = self.container_status(id, view);
+            self.containers[index].shown = settled;
+            if self.status.containers[index] != status {
+                refused |= self.leaves_its_end(id, &status);
+                before.push((id, std::mem::replace(&mut self.status.containers[index], status)));
+            }
+        }
+        debug_assert!(
+            self.containers.len() > 8
+                || self.spec.ids().all(|id| {
+                    self.container_status(id, view) == self.status.containers[usize::from(id.0)]
+                }),
+            "a container's status was taken for what it was, and is not"
+        );
+        let mut changed = !before.is_empty();
+        let old = &self.status;
+        let sandbox = if view == View::Seen { &self.seen_sandbox } else { &self.sandbox };
+        let mut phase = self.phase_of(old, terminal, self.app_started(view));
+        if old.phase.is_terminal() && !phase.is_terminal() {
+            phase = old.phase;
+        }
+        let mut words = (None, None);
+        if let Some((reason, message)) = &self.verdict {
+            phase = Phase::Failed;
+            words = (Some(reason.clone()), Some(message.clone()));
+        } else if phase == old.phase {
+            words = (old.reason.clone(), old.message.clone());
+        }
+        let conditions = self.conditions_of(old, phase, sandbox.ready);
+        let mut shown = phase;
+        if phase.is_terminal() && !old.phase.is_terminal() && !self.stopped_for_good {
+            shown = old.phase;
+            words = (old.reason.clone(), old.message.clone());
+        }
+        if refused {
+            for (id, status) in before {
+                self.containers[usize::from(id.0)].shown = false;
+                self.status.containers[usize::from(id.0)] = status;
+            }
+            return phase;
+        }
+        changed |= shown != old.phase || words.0 != old.reason || words.1 != old.message;
+        if changed || conditions != old.conditions {
+            self.status.phase = shown;
+            (self.status.reason, self.status.message) = words;
+            self.status.conditions = conditions;
+            self.status_changed();
+        }
+        phase
+    }
+
+    /// The status is not what it was.
+    pub(super) fn status_changed(&mut self) {
+        self.revision += 1;
+        if self.reporting {
+            self.act(Action::Report(Box::new(self.status.clone())));
+        }
+    }
+
+    /// Whether a status shows a container alive, or waiting, that had ended for good as far as the pod's policy knows. The
+    /// kubelet's status manager refuses such a status as a whole (`checkContainerStateTransition`), so that inits that ran to
+    /// their end and run again in a new sandbox are not seen doing it (K24). `Ideal` timing shows every step, also such that no
+    /// kubelet sees, and refuses none.
+    fn leaves_its_end(&self, id: ContainerId, status: &ContainerStatus) -> bool {
+        let shown = &self.status.containers[usize::from(id.0)];
+        let Some(end) = shown.state.terminated().filter(|_| status.state.terminated().is_none()) else {
+            return false;
+        };
+        self.spec[id].kind != ContainerKind::Sidecar
+            && self.clock.is_kubelet()
+            && self.restarting_all.is_none()
+            && !self.spec.policy.restarts(end.exit.code)
+            && !self.would_restart(id, end.exit.code)
+    }
+
+    /// Whether an app was started, as far as the phase asks for it.
+    fn app_started(&self, view: View) -> bool {
+        if self.features.version().minor() < 34 {
+            return self.spec.app_ids().any(|id| has_started(&self.status.containers[usize::from(id.0)]));
         }
         let sandbox = if view == View::Seen { &self.seen_sandbox } else { &self.sandbox };
         let active = sandbox.attempts.wrapping_sub(1);
-        let app_started = self.spec.app_ids().any(|id| {
-            let life = self.lives(id, view).latest.as_ref();
-            life.is_some_and(|life| sandbox.ready && life.sandbox == active)
-        });
-        let started = if self.features.version().minor() >= 34 {
-            app_started
-        } else {
-            self.spec.app_ids().any(|id| has_started(&status.containers[usize::from(id.0)]))
-        };
-        status.phase = self.phase_of(&status, terminal, started);
-        if old.phase.is_terminal() && !status.phase.is_terminal() {
-            status.phase = old.phase;
-        }
-        if let Some((reason, message)) = &self.verdict {
-            status.phase = Phase::Failed;
-            (status.reason, status.message) = (Some(reason.clone()), Some(message.clone()));
-        } else if status.phase == old.phase {
-            (status.reason, status.message) = (old.reason.clone(), old.message.clone());
-        }
-        let phase = status.phase;
-        self.set_conditions(&mut status, phase, sandbox.ready);
-        status
+        sandbox.ready
+            && self
+                .spec
+                .app_ids()
+                .any(|id| self.lives(id, view).latest.as_ref().is_some_and(|life| life.sandbox == active))
     }
 
     fn lives(&self, id: ContainerId, view: View) -> &Lives {
@@ -95,13 +149,34 @@ impl Machine {
         if view == View::Seen { &container.seen } else { &container.real }
     }
 
-    /// State, last state and restart count of one container.
+    /// All of one container's status, from a view and what is shown of it now.
     fn container_status(&self, id: ContainerId, view: View) -> ContainerStatus {
+        let mut status = self.state_of(id, view);
+        let (running, attempt) = (status.state.is_running(), status.attempt);
+        (status.started, status.ready) = match (self.spec[id].kind, attempt) {
+            (ContainerKind::Init, _) => {
+                (running, status.state.terminated().is_some_and(|t| t.exit.code == 0))
+            }
+            (_, Some(attempt)) if running && self.is_started(id, attempt) => {
+                (true, self.is_ready(id, attempt))
+            }
+            _ => (false, false),
+        };
+        status
+    }
+
+    /// State, last state and restart count of one container.
+    fn state_of(&self, id: ContainerId, view: View) -> ContainerStatus {
         let old = &self.status.containers[usize::from(id.0)];
         let lives = self.lives(id, view);
         let is_init = self.spec[id].kind != ContainerKind::App;
         let Some(life) = &lives.latest else {
-            return self.waiting_status(id, self.missing(id, old, is_init));
+            let mut status = self.waiting_status(id, self.missing(id, old, is_init));
+            if status.state.is_waiting() {
+                // Of a life whose record is gone nothing more is known.
+                (status.attempt, status.image) = (None, self.container(id).image.clone());
+            }
+            return status;
         };
         let mut status = ContainerStatus {
             name: old.name.clone(),
@@ -255,12 +330,12 @@ impl Machine {
     }
 
     /// R39, R40 and the conditions of terminal phases.
-    pub(super) fn set_conditions(&self, status: &mut PodStatus, phase: Phase, sandbox: bool) {
+    fn conditions_of(&self, status: &PodStatus, phase: Phase, sandbox: bool) -> Vec<Condition> {
         let plain = |kind, holds| Condition { kind, holds, reason: None, message: None };
         let initialized = self.initialized(status, phase);
         let containers_ready = self.containers_ready(status, phase);
         let ready = self.ready(&containers_ready);
-        status.conditions = vec![
+        let mut conditions = vec![
             plain(ConditionType::PodReadyToStartContainers, sandbox),
             initialized,
             ready,
@@ -268,8 +343,9 @@ impl Machine {
             plain(ConditionType::PodScheduled, true),
         ];
         if let Some(restarting) = self.restarting_all {
-            status.conditions.push(plain(ConditionType::AllContainersRestarting, restarting));
+            conditions.push(plain(ConditionType::AllContainersRestarting, restarting));
         }
+        conditions
     }
 
     fn initialized(&self, status: &PodStatus, phase: Phase) -> Condition {
@@ -345,55 +421,37 @@ impl Machine {
         }
     }
 
-    /// Makes a status the pod's. A terminal phase is held back while containers could still run.
-    pub(super) fn publish_status(&mut self, mut status: PodStatus) {
-        if status.phase.is_terminal() && !self.status.phase.is_terminal() && !self.stopped_for_good {
-            status.phase = self.status.phase;
-            status.reason.clone_from(&self.status.reason);
-            status.message.clone_from(&self.status.message);
-        }
-        self.set_status(status);
-    }
-
-    fn set_status(&mut self, status: PodStatus) {
-        if status != self.status {
-            self.status = status;
-            if self.reporting {
-                self.act(Action::Report(Box::new(self.status.clone())));
-            }
-        }
-    }
-
     /// A startup probe has a new result: only `started` changes now, the rest with the next sync.
     pub(super) fn patch_started(&mut self, id: ContainerId, attempt: u32, started: bool) {
-        let container = &self.status.containers[usize::from(id.0)];
+        self.container_mut(id).shown = false;
+        let container = &mut self.status.containers[usize::from(id.0)];
         if container.attempt != Some(attempt) || container.started == started {
             return;
         }
-        let mut status = self.status.clone();
-        let started = started && status.containers[usize::from(id.0)].state.is_running();
-        status.containers[usize::from(id.0)].started = started;
-        self.set_status(status);
+        let started = started && container.state.is_running();
+        if std::mem::replace(&mut container.started, started) != started {
+            self.status_changed();
+        }
     }
 
     /// A readiness probe has a new result: `ready` and the two conditions change now.
     pub(super) fn patch_ready(&mut self, id: ContainerId, attempt: u32, ready: bool) {
-        let container = &self.status.containers[usize::from(id.0)];
+        self.container_mut(id).shown = false;
+        let container = &mut self.status.containers[usize::from(id.0)];
         if container.attempt != Some(attempt) || container.ready == ready || !container.state.is_running() {
             return;
         }
-        let mut status = self.status.clone();
-        status.containers[usize::from(id.0)].ready = ready;
-        let containers_ready = self.containers_ready(&status, status.phase);
+        container.ready = ready;
+        let containers_ready = self.containers_ready(&self.status, self.status.phase);
         let both = self.ready(&containers_ready);
-        for condition in &mut status.conditions {
+        for condition in &mut self.status.conditions {
             match condition.kind {
-                ConditionType::ContainersReady => *condition = containers_ready.clone(),
-                ConditionType::Ready => *condition = both.clone(),
+                ConditionType::ContainersReady => condition.clone_from(&containers_ready),
+                ConditionType::Ready => condition.clone_from(&both),
                 _ => {}
             }
         }
-        self.set_status(status);
+        self.status_changed();
     }
 
     /// Whether the API ever showed the pod as initialized: an app that did not wait, or the last entry done.
@@ -439,7 +497,10 @@ impl Machine {
         if !status.phase.is_terminal() {
             status.phase = Phase::Failed;
         }
-        self.set_status(status);
+        if status != self.status {
+            self.status = status;
+            self.status_changed();
+        }
     }
 }
 

@@ -92,9 +92,11 @@ impl Machine {
         let mut changed = false;
         loop {
             let mut progress = false;
+            // Sidecars come before apps here, so that this holds for all of them in this round.
+            let apps_hold = self.spec.app_ids().any(|id| self.holds_others(id));
             for index in 0..self.containers.len() {
                 if self.containers[index].stop.is_some() {
-                    progress |= self.drive_stop(ContainerId(index as u16));
+                    progress |= self.drive_stop(ContainerId(index as u16), apps_hold);
                 }
             }
             changed |= progress;
@@ -104,7 +106,7 @@ impl Machine {
         }
     }
 
-    fn drive_stop(&mut self, id: ContainerId) -> bool {
+    fn drive_stop(&mut self, id: ContainerId, apps_hold: bool) -> bool {
         let now = self.now;
         let Some(stop) = self.container(id).stop.as_deref() else { return false };
         let (stage, grace, ordered, attempt) = (stop.stage, stop.grace, stop.ordered, stop.attempt);
@@ -118,7 +120,7 @@ impl Machine {
                 return true;
             }
             Stage::Turn { since, until } => {
-                let free = !ordered || grace <= 0 || !self.waits_for_turn(id);
+                let free = !ordered || grace <= 0 || !self.waits_for_turn(id, apps_hold);
                 if !free && now < until {
                     return self.drive_revival(id);
                 }
@@ -173,13 +175,18 @@ impl Machine {
     }
 
     /// A sidecar waits for all apps that are being stopped, and for the next sidecar of the list if that one is (R50).
-    fn waits_for_turn(&self, id: ContainerId) -> bool {
+    fn waits_for_turn(&self, id: ContainerId, apps_hold: bool) -> bool {
         if self.spec[id].kind != ContainerKind::Sidecar {
             return false;
         }
-        let holds = |other: ContainerId| self.container(other).stop.as_deref().is_some_and(|s| !s.terminated);
-        let next = self.spec.init_ids().find(|i| i.0 > id.0 && self.spec[*i].kind == ContainerKind::Sidecar);
-        self.spec.app_ids().any(holds) || next.is_some_and(holds)
+        let mut later = (id.0 + 1..self.spec.inits as u16).map(ContainerId);
+        let next = later.find(|i| self.spec[*i].kind == ContainerKind::Sidecar);
+        apps_hold || next.is_some_and(|next| self.holds_others(next))
+    }
+
+    /// Whether it is being stopped and has not ended, as far as those know whose turn comes after it.
+    fn holds_others(&self, id: ContainerId) -> bool {
+        self.container(id).stop.as_deref().is_some_and(|stop| !stop.terminated)
     }
 
     /// Tells a stop that its container ended.

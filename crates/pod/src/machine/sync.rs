@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::plan::{Plan, Why};
 use super::report::View;
 use super::start::Start;
+use super::status::Phase;
 use super::types::{Action, ContainerId, ContainerKind, Instance, Record, Signal, Text, Time};
 use super::{Machine, Termination};
 
@@ -135,10 +136,7 @@ impl Machine {
         match self.mode {
             Mode::Sync => {
                 self.check_active_deadline();
-                let status = self.compute_status(View::Seen, false);
-                let terminal = status.phase.is_terminal();
-                self.publish_and_trigger(status);
-                if terminal {
+                if self.show_and_trigger().is_terminal() {
                     let grace = self.spec.grace;
                     self.termination =
                         Some(Termination { grace, why: "completed", verdict: self.verdict.clone() });
@@ -152,8 +150,7 @@ impl Machine {
             }
             Mode::Terminating => {
                 self.was_initialized = self.shows_initialized();
-                let status = self.compute_status(View::Seen, false);
-                self.publish_and_trigger(status);
+                self.show_and_trigger();
                 self.stop_liveness_and_startup();
                 let grace = self.termination.as_ref().map_or(self.spec.grace, |t| t.grace);
                 steps.extend([Step::StopAll { grace }, Step::StopSandbox, Step::Ended]);
@@ -168,19 +165,18 @@ impl Machine {
         self.work = Work::Busy(Box::new(Sync { mode: self.mode, steps, wait: None, failed: None }));
     }
 
-    fn publish_and_trigger(&mut self, status: super::status::PodStatus) {
-        let waiting: Vec<ContainerId> = self
-            .spec
-            .ids()
-            .filter(|id| {
-                let container = &status.containers[usize::from(id.0)];
-                self.spec[*id].kind != ContainerKind::Init && container.started && !container.ready
-            })
-            .collect();
-        self.publish_status(status);
-        for id in waiting {
-            self.trigger_readiness(id);
+    /// The status of the beginning of a sync. What it shows as started and not ready is probed for readiness now (R33).
+    fn show_and_trigger(&mut self) -> Phase {
+        let phase = self.show(View::Seen, false);
+        if self.clock.is_kubelet() {
+            for id in self.spec.ids() {
+                let container = &self.status.containers[usize::from(id.0)];
+                if self.spec[id].kind != ContainerKind::Init && container.started && !container.ready {
+                    self.trigger_readiness(id);
+                }
+            }
         }
+        phase
     }
 
     /// Does what can be done of the work at hand. Returns whether anything changed.
@@ -278,8 +274,7 @@ impl Machine {
             Step::Start(start) => self.start(start),
             Step::KillAll => {
                 self.restarting_all = Some(true);
-                let status = self.compute_status(View::Seen, false);
-                self.publish_status(status);
+                self.show(View::Seen, false);
                 for id in self.spec.ids() {
                     if let Some(life) = self.container(id).real.latest.as_ref().filter(|life| life.runs()) {
                         let instance = Instance { container: id, attempt: life.attempt };
@@ -292,8 +287,7 @@ impl Machine {
             Step::Ended => {
                 self.stopped_for_good = true;
                 self.stop_probing();
-                let status = self.compute_status(View::Real, true);
-                self.publish_status(status);
+                self.show(View::Real, true);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Writes down what happens to a simulated pod.
 
 use crate::machine::{
-    Action, Columns, ContainerId, HookKind, Instance, Machine, PodStatus, State, Text, Time,
+    Action, Columns, Condition, ContainerId, ContainerStatus, HookKind, Instance, Machine, State, Text, Time,
 };
 
 use super::timeline::{At, Ending, Event, Lane, PhaseChange, PodStop, Point, Span, SpanKind, Timeline};
@@ -13,7 +13,9 @@ const MOST: usize = 50_000;
 pub(super) struct Recorder {
     timeline: Timeline,
     lanes: Vec<Open>,
-    status: Option<PodStatus>,
+    /// That of the status that was last looked at.
+    revision: Option<u64>,
+    conditions: Vec<Condition>,
     columns: Option<Columns>,
     stop: Option<usize>,
     entries: usize,
@@ -65,7 +67,8 @@ impl Recorder {
                 job: Vec::new(),
             },
             lanes: open,
-            status: None,
+            revision: None,
+            conditions: Vec::new(),
             columns: None,
             stop: None,
             entries: 0,
@@ -174,10 +177,11 @@ impl Recorder {
         if machine.is_gone() {
             self.timeline.gone = Some(now);
         }
-        if self.status.as_ref() == Some(machine.status()) {
+        if self.revision == Some(machine.revision()) {
             return;
         }
-        let status = machine.status().clone();
+        self.revision = Some(machine.revision());
+        let status = machine.status();
         let columns = machine.columns();
         if self.columns.as_ref() != Some(&columns) {
             self.timeline.kubectl.push(At::new(now, columns.clone()));
@@ -189,19 +193,22 @@ impl Recorder {
             self.timeline.phases.push(At::new(now, phase));
         }
         for condition in &status.conditions {
-            let before = self.status.as_ref().and_then(|old| old.condition(condition.kind));
-            if before != Some(condition) {
-                self.timeline.conditions.push(At::new(now, condition.clone()));
+            let known = self.conditions.iter_mut().find(|known| known.kind == condition.kind);
+            match known {
+                Some(known) if known == condition => continue,
+                Some(known) => known.clone_from(condition),
+                None => self.conditions.push(condition.clone()),
+            }
+            self.timeline.conditions.push(At::new(now, condition.clone()));
+            self.entries += 1;
+        }
+        for (index, container) in status.containers.iter().enumerate() {
+            let known = self.timeline.lanes[index].statuses.last().map(At::is);
+            if known != Some(container) {
                 self.entries += 1;
+                self.container(now, ContainerId(index as u16), container);
             }
         }
-        for index in 0..status.containers.len() {
-            if self.status.as_ref().map(|old| &old.containers[index]) != Some(&status.containers[index]) {
-                self.entries += 1;
-                self.container(now, ContainerId(index as u16), &status);
-            }
-        }
-        self.status = Some(status);
     }
 
     pub(super) fn finish(mut self, now: Time, ending: Ending) -> Timeline {
@@ -236,8 +243,7 @@ impl Recorder {
         open.attempt = instance.attempt + 1;
     }
 
-    fn container(&mut self, now: Time, id: ContainerId, status: &PodStatus) {
-        let container = &status.containers[at(id)];
+    fn container(&mut self, now: Time, id: ContainerId, container: &ContainerStatus) {
         let attempt = container.attempt.unwrap_or_default();
         let next = self.lanes[at(id)].attempt;
         let waiting = match &container.state {
