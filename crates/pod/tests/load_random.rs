@@ -1,14 +1,12 @@
-//! Manifests with random damage: nothing panics, every mistake has a place in the text, and what is accepted can be
-//! explained. The same seed makes the same damage.
+//! Manifests with random damage, and any bytes at all, through the loader. The same seed makes the same damage.
 
-use std::{collections::BTreeMap, fs, path::Path};
+mod random;
+
+use std::{fs, path::Path};
 
 use proptest::prelude::*;
-use testground_pod::{
-    explain::{self, NODE_MEMORY, Options, sarif, text},
-    load,
-    version::{Features, KubernetesVersion},
-};
+
+use random::loader::{bytes, check};
 
 /// Words that YAML, quantities and the API give a meaning.
 const WORDS: [&str; 40] = [
@@ -91,32 +89,6 @@ fn damage(text: &str, acts: &[Damage], others: &[String]) -> String {
     chars.into_iter().collect()
 }
 
-fn check(manifest: &str, minor: u8) {
-    let features = Features::of(KubernetesVersion::new(minor).unwrap());
-    let options = Options { features, node_memory: NODE_MEMORY, times: BTreeMap::new() };
-    let read = load::read(manifest, &options.features);
-    let lines = manifest.split(['\n', '\r']).count() as u32 + 1;
-    for mistake in read.all_mistakes() {
-        assert!(mistake.at.line >= 1 && mistake.at.line <= lines, "{mistake:?} in {lines} lines");
-        assert!(mistake.at.column >= 1 && !mistake.message.is_empty());
-    }
-    for document in &read.documents {
-        // What the API server would say, and what is said here, are about the same thing.
-        if document.workload.is_some() {
-            assert_eq!(
-                document.api_message().is_some(),
-                !document.mistakes.is_empty(),
-                "{:?}",
-                document.mistakes
-            );
-        }
-    }
-    let report = explain::report("damaged.yaml", &read, &options).unwrap();
-    text::report(&report);
-    text::mistakes("damaged.yaml", &report.mistakes);
-    sarif::log(&[report]);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -134,5 +106,11 @@ proptest! {
     fn any_text_is_read_or_refused(words in proptest::collection::vec(0..WORDS.len(), 0..60), minor in 29_u8..=37) {
         let text: String = words.into_iter().map(|w| WORDS[w]).collect();
         check(&text, minor);
+    }
+
+    /// The fuzz target `load`, over any bytes.
+    #[test]
+    fn any_bytes_are_read_or_refused(data in proptest::collection::vec(any::<u8>(), 0..400)) {
+        bytes(&data);
     }
 }
