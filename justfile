@@ -23,3 +23,7 @@ blackbox:
 # All that a merge needs (installs what the machine lacks, so as root).
 ci:
     .ci/run
+
+# Runs scenarios on a real kubelet (built first: minutes) and on the pod machine, and prints what differs. As root.
+kubelet-oracle +FILES:
+    crates/pod/oracle/kubelet-oracle {{FILES}}

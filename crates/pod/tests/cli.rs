@@ -164,3 +164,55 @@ fn times_that_are_given_change_the_schedule() {
         "{line}"
     );
 }
+
+#[test]
+fn a_file_may_be_named_as_kubectl_has_it() {
+    let Some(s) = session("a_file_may_be_named_as_kubectl_has_it") else { return };
+    s.write("job.yaml", NATIVE);
+    for command in ["explain", "simulate"] {
+        let named = s.run(&[command, "-f", "job.yaml"]);
+        assert_eq!((named.0, &named), (0, &s.run(&[command, "job.yaml"])));
+    }
+    let (code, _, complaint) = s.run(&["simulate", "job.yaml", "-f", "job.yaml"]);
+    assert!(code == 2 && complaint.contains("cannot be used with"), "{complaint}");
+    assert_eq!(s.run(&["explain"]).0, 2);
+}
+
+#[test]
+fn what_is_made_to_hurt_is_refused_by_name() {
+    let Some(s) = session("what_is_made_to_hurt_is_refused_by_name") else { return };
+    let pod = |more: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n{more}  containers: [{{name: a, image: b}}]\n"
+        )
+    };
+    let memory = |quantity: &str| {
+        let resources = format!("image: b, resources: {{requests: {{memory: {quantity}}}}}");
+        pod("").replace("image: b", &resources)
+    };
+    let bomb: String =
+        ('b'..='l').fold("a: &a [x, x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, letter| {
+            let before = (letter as u8 - 1) as char;
+            text + &format!("{letter}: &{letter} [{}]\n", vec![format!("*{before}"); 10].join(", "))
+        });
+    let many: String = (0..1001).map(|n| format!("  - {{name: c{n}, image: b}}\n")).collect();
+    let many = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  containers:\n{many}");
+    for (text, words) in [
+        (bomb, "more than 400000 values once its aliases are expanded"),
+        ("a: &a\n  b: *a\n".to_owned(), "the alias refers to the value that it is part of"),
+        (format!("a: {}\n", "[".repeat(5000)), "recursion limit exceeded"),
+        ("# ten megabytes\n".repeat(700_000), "is larger than 4194304 bytes"),
+        (many, "the pod has 1001 containers; more than 1000 are not modelled"),
+        (memory("1e400"), "`1e400` is out of range"),
+        (memory("-0"), "`-0` is minus zero: write 0"),
+        (pod("  terminationGracePeriodSeconds: 99999999999999999999\n"), "but the field takes"),
+        (pod("  terminationGracePeriodSeconds: 9223372036854775807\n"), "longer durations overflow"),
+    ] {
+        s.write("hurts.yaml", &text);
+        for command in ["explain", "simulate"] {
+            let (code, out, complaint) = s.run(&[command, "hurts.yaml"]);
+            assert_eq!((code, out.as_str()), (2, ""), "{words}");
+            assert!(complaint.contains(words), "{words}: {complaint}");
+        }
+    }
+}

@@ -22,8 +22,8 @@ fn recorded(name: &str) -> Vec<String> {
     words
 }
 
-fn shown(policy: &str, inits: &Value, script: &Value, seed: u64) -> Vec<String> {
-    let spec = json!({"restartPolicy": policy, "initContainers": inits, "containers": [{"name": "a", "image": "a:1"}]});
+fn shown(policy: &str, inits: &Value, apps: &Value, script: &Value, seed: u64) -> Vec<String> {
+    let spec = json!({"restartPolicy": policy, "initContainers": inits, "containers": apps});
     let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).expect("a pod");
     let script: Script = serde_json::from_value(script.clone()).expect("a script");
     let features = Features::of(KubernetesVersion::new(34).expect("modelled"));
@@ -40,8 +40,12 @@ fn shown(policy: &str, inits: &Value, script: &Value, seed: u64) -> Vec<String> 
 
 /// One of a few kubelets shows what was recorded, as far as that goes.
 fn check(name: &str, policy: &str, inits: &Value, script: &Value) {
+    check_apps(name, policy, inits, &json!([{"name": "a", "image": "a:1"}]), script);
+}
+
+fn check_apps(name: &str, policy: &str, inits: &Value, apps: &Value, script: &Value) {
     let theirs = recorded(name);
-    let all: Vec<_> = (0..64).map(|seed| shown(policy, inits, script, seed)).collect();
+    let all: Vec<_> = (0..64).map(|seed| shown(policy, inits, apps, script, seed)).collect();
     assert!(all.iter().any(|ours| ours.starts_with(&theirs)), "{name}: {theirs:?}\nmachine: {:?}", all[0]);
 }
 
@@ -83,4 +87,56 @@ fn deleted() {
     let script = json!({"containers": {"a": {"stop": {"after": 5, "exit": 0}}, "s": {"stop": {"exit": 0}}},
         "events": [{"at": 4, "delete": {}}]});
     check("deleted", "Always", &json!([sidecar("s")]), &script);
+}
+
+#[test]
+fn app_fails() {
+    let script = json!({"containers": {"a": {"runs": [{"for": 2, "exit": 3}]}, "s": {"stop": {"after": 2, "exit": 0}}}});
+    check("app-fails", "Never", &json!([sidecar("s")]), &script);
+}
+
+#[test]
+fn init_fails_always() {
+    let inits = json!([sidecar("s"), {"name": "i", "image": "a:1"}]);
+    let script = json!({"until": 40, "containers": {"i": {"runs": [{"for": 1, "exit": 3}]}}});
+    check("init-fails-always", "Always", &inits, &script);
+}
+
+#[test]
+fn init_image_missing() {
+    let script = json!({"until": 20, "containers": {"i": {"pull": {"error": "ErrImagePull"}}}});
+    check("init-image-missing", "Never", &json!([{"name": "i", "image": "missing:1"}]), &script);
+}
+
+#[test]
+fn app_image_missing() {
+    let apps = json!([{"name": "a", "image": "a:1"}, {"name": "b", "image": "missing:1"}]);
+    let script = json!({"until": 20, "containers": {"b": {"pull": {"error": "ErrImagePull"}}}});
+    check_apps("app-image-missing", "Never", &json!([sidecar("s")]), &apps, &script);
+}
+
+#[test]
+fn app_oom() {
+    let script = json!({"containers": {"a": {"runs": [{"for": 0.2, "oom": true}]}}});
+    check("app-oom", "Never", &json!([]), &script);
+}
+
+#[test]
+fn sidecar_crashloop() {
+    let script = json!({"until": 40, "containers": {"s": {"runs": [{"for": 1, "exit": 3}]}}});
+    check("sidecar-crashloop", "Always", &json!([sidecar("s")]), &script);
+}
+
+#[test]
+fn sidecar_crashloop_exit0() {
+    let script = json!({"until": 40, "containers": {"s": {"runs": [{"for": 1}]}}});
+    check("sidecar-crashloop-exit0", "Always", &json!([sidecar("s")]), &script);
+}
+
+#[test]
+fn sidecar_never_started() {
+    let mut s = sidecar("s");
+    s["startupProbe"] = json!({"exec": {"command": ["x"]}, "periodSeconds": 1, "failureThreshold": 90});
+    let script = json!({"until": 12, "containers": {"s": {"startup": {"answers": ["failure"]}}}});
+    check("sidecar-never-started", "Never", &json!([s]), &script);
 }

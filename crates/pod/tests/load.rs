@@ -78,7 +78,7 @@ spec:
             "21:22 spec.containers[0].ports[0].containerPort: a whole number belongs here, but `http` is a string",
             "22:5 spec.containers[1].image: Required value",
             "22:5 spec.containers[1].name: Duplicate value: \"app\"",
-            "23:34 spec.terminationGracePeriodSeconds: a whole number belongs here, but `99999999999999999999` is a number",
+            "23:34 spec.terminationGracePeriodSeconds: `99999999999999999999` is a number, but the field takes -9223372036854775808 to 9223372036854775807",
         ]
     );
 }
@@ -104,7 +104,7 @@ fn every_recorded_manifest_is_read_without_a_mistake() {
         }
         count += 1;
     }
-    assert_eq!(count, 140);
+    assert_eq!(count, 165);
 }
 
 #[test]
@@ -267,6 +267,7 @@ fn quantities_out_of_range_are_refused_by_name() {
     for (text, words) in [
         ("1e400", "`1e400` is out of range: the largest quantity is 9223372036854775807 (2^63-1)"),
         ("\"-0\"", "`-0` is minus zero: write 0"),
+        ("-0", "`-0` is minus zero: write 0"),
         ("9999999999999999999", "is out of range"),
         ("8Ei", "is out of range"),
         ("1.2.3", "unable to parse numeric part of quantity"),
@@ -288,6 +289,9 @@ fn durations_that_overflow_are_refused_by_name() {
     for grace in [longest + 1, i64::MAX] {
         assert!(mistake(&pod(grace)).message.contains("longer durations overflow"));
     }
+    let huge = mistake(&pod_with("  terminationGracePeriodSeconds: 99999999999999999999\n"));
+    assert_eq!(huge.code, Code::OutOfRange);
+    assert!(huge.message.contains("the field takes -9223372036854775808 to 9223372036854775807"), "{huge}");
     let probe =
         "    livenessProbe: {exec: {command: [x]}, terminationGracePeriodSeconds: 9223372036854775807}\n";
     assert!(mistake(&pod_with(probe)).message.contains("longer durations overflow"));

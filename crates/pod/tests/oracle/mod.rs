@@ -1,13 +1,13 @@
 //! Reads what the oracle recorded on a kubelet of 1.34 (manifests, scenarios, traces), and turns it into pods and scripts.
 
-#![allow(dead_code, reason = "each test uses its own part of this")]
+#![allow(dead_code, reason = "each test, and the example `oracle`, uses its own part of this")]
 
 pub(crate) mod compare;
 pub(crate) mod expect;
 pub(crate) mod scenario;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::JobSpec;
@@ -54,8 +54,13 @@ pub(crate) fn folder() -> PathBuf {
 // === impl Recorded ===
 
 impl Recorded {
+    /// One of the traces that the tests are held to.
     pub(crate) fn read(id: &str) -> Self {
-        let base = folder().join("kubelet-1.34");
+        Self::read_from(&folder().join("kubelet-1.34"), id)
+    }
+
+    /// A trace in a folder that the oracle wrote: `manifests/ID.yaml` and `traces/ID.json`.
+    pub(crate) fn read_from(base: &Path, id: &str) -> Self {
         let text = std::fs::read_to_string(base.join(format!("manifests/{id}.yaml")))
             .expect("the manifest is there");
         let manifest = yaml(&text);

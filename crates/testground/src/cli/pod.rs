@@ -44,8 +44,11 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct Explain {
     /// Manifests; `-` is the standard input.
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// The same, as `kubectl` has it.
+    #[arg(short, long, value_name = "FILE")]
+    filename: Vec<PathBuf>,
     #[command(flatten)]
     version: Version,
     /// How long a container takes to exit after its stop signal, such as `app=25s`.
@@ -69,8 +72,11 @@ struct Explain {
 #[derive(Debug, clap::Args)]
 struct Simulate {
     /// The manifest; `-` is the standard input.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[arg(required_unless_present = "filename", conflicts_with = "filename", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The same, as `kubectl` has it.
+    #[arg(short, long, value_name = "FILE")]
+    filename: Option<PathBuf>,
     /// How the containers behave and what befalls the pod; see docs/pods.md. Without it every container runs for ever.
     #[arg(long, value_name = "EVENTS.yaml")]
     script: Option<PathBuf>,
@@ -145,7 +151,7 @@ fn explain(args: &Explain) -> anyhow::Result<u8> {
     }
     let options = Options { features: args.version.features()?, node_memory: args.node_memory, times };
     let mut reports = Vec::new();
-    for file in &args.files {
+    for file in args.files.iter().chain(&args.filename) {
         let manifest = read(file, &options.features)?;
         let report = explain::report(&shown(file), &manifest, &options)?;
         reports.push(report);
@@ -192,11 +198,11 @@ fn print_reports(reports: &[Report], form: Form) -> anyhow::Result<()> {
 
 fn simulate(args: &Simulate) -> anyhow::Result<u8> {
     let features = args.version.features()?;
-    let manifest = read(&args.file, &features)?;
+    let manifest = read(args.path(), &features)?;
     let mistakes = manifest.all_mistakes();
     if !mistakes.is_empty() {
         let mistakes: Vec<_> = mistakes.into_iter().cloned().collect();
-        complain(&explain::text::mistakes(&shown(&args.file), &mistakes));
+        complain(&explain::text::mistakes(&shown(args.path()), &mistakes));
         return Ok(ExitCode::Configuration as u8);
     }
     let workload = choose(&manifest, args)?;
@@ -237,14 +243,21 @@ fn choose<'m>(manifest: &'m Manifest, args: &Simulate) -> anyhow::Result<&'m Wor
     let all: Vec<_> = manifest.workloads().collect();
     let titles = || all.iter().map(|w| w.title()).collect::<Vec<_>>().join(", ");
     match (&args.object, all.as_slice()) {
-        (_, []) => bail!("{}: there is no object with a pod here", shown(&args.file)),
+        (_, []) => bail!("{}: there is no object with a pod here", shown(args.path())),
         (None, [one]) => Ok(one),
-        (None, _) => bail!("{} holds {}: choose one with --object", shown(&args.file), titles()),
+        (None, _) => bail!("{} holds {}: choose one with --object", shown(args.path()), titles()),
         (Some(wanted), _) => {
             let found = all.iter().find(|w| w.title().eq_ignore_ascii_case(wanted) || w.name() == *wanted);
-            let missing = || format!("{} holds no `{wanted}`, but {}", shown(&args.file), titles());
+            let missing = || format!("{} holds no `{wanted}`, but {}", shown(args.path()), titles());
             found.copied().with_context(missing)
         }
+    }
+}
+
+impl Simulate {
+    /// The manifest, whichever way it was named.
+    fn path(&self) -> &Path {
+        self.file.as_deref().or(self.filename.as_deref()).unwrap_or(Path::new("-"))
     }
 }
 

@@ -263,7 +263,7 @@ impl<'de> Decoder<'de, '_> {
             Some(Meaning::Float(n)) if n.fract() == 0.0 && n.abs() < 9e15 && fits(n as i64) => {
                 return n as i64;
             }
-            Some(Meaning::Int(_) | Meaning::Large(_)) => {
+            Some(Meaning::Int(_) | Meaning::Large(_) | Meaning::Float(_)) if self.is_whole() => {
                 let (_, actual) = self.actual();
                 let message = format!("{actual}, but the field takes {low} to {high}");
                 let text = if let Value::Scalar(s) = &self.node.value { s.text() } else { "" };
@@ -279,12 +279,23 @@ impl<'de> Decoder<'de, '_> {
         0
     }
 
+    /// Whether it is a whole number, of any size.
+    fn is_whole(&self) -> bool {
+        match self.meaning() {
+            Some(Meaning::Int(_) | Meaning::Large(_)) => true,
+            Some(Meaning::Float(n)) => n.fract() == 0.0,
+            _ => false,
+        }
+    }
+
     /// A text that is to be a quantity; an empty one when it is none.
     fn quantity(&self) -> String {
         let text = match &self.node.value {
             _ if self.is_null() => return "0".to_owned(),
             Value::Scalar(s) => match s.meaning() {
                 Meaning::String => s.text().to_owned(),
+                // As a number it would be a plain 0, and as a quantity in quotes it is refused.
+                Meaning::Int(0) if s.text().starts_with('-') => s.text().to_owned(),
                 _ => s.as_number().map(std::borrow::Cow::into_owned).unwrap_or_else(|| s.text().to_owned()),
             },
             _ => {
