@@ -10,7 +10,8 @@ use std::path::Path;
 
 use testground_linux::Errno;
 use testground_linux::process::{
-    self, ExitStatus, LeashedGroup, Namespaces, Pid, ProcessError, Session, Signal, SpawnExec, spawn_exec, spawn_suspended,
+    self, ExitStatus, LeashedGroup, Namespaces, Pid, ProcessError, Session, Signal, SpawnExec, spawn_exec,
+    spawn_suspended,
 };
 
 fn pipe() -> (OwnedFd, OwnedFd) {

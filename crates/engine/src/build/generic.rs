@@ -137,7 +137,8 @@ pub(super) async fn copy_unchanged(
 
 /// A name with a `/`, or that exists in `dir`, is a file there; any other is looked up in PATH.
 fn locate(program: &str, dir: &Path, path: &OsStr) -> Result<PathBuf, BuildError> {
-    let own = dir.join(program);
+    // Without the `./` in between: the path is shown, and written into compositions.
+    let own: PathBuf = dir.join(program).components().collect();
     let file = if program.contains('/') || own.exists() { Some(own.clone()) } else { find(program, path) };
     let file = file.ok_or_else(|| BuildError::Program {
         path: own,

@@ -95,8 +95,10 @@ pub(super) async fn build(build: &Build, site: &Site) -> Result<Built, BuildErro
         let args = std::iter::once(command).chain(flags).map(OsString::from).collect();
         Tool { program: &npm, args, dir: &dir, env: npm_env(site) }.run(&log, site.timeout).await?;
     }
+    // Node adds `.js`, and takes a directory for its `index.js`; what install scripts make is there by now.
     if let Start::File(file, _) = &start
-        && !dir.join(file).is_file()
+        && !dir.join(file).exists()
+        && !dir.join(format!("{file}.js")).exists()
     {
         let problem = "it is what starts the package, and it is missing".into();
         return Err(BuildError::Program { path: package.dir.join(file), problem });

@@ -9,6 +9,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use testground_model::run::Build;
@@ -248,9 +249,12 @@ fn home_of(variable: &str, below: &str) -> Option<PathBuf> {
     set(variable).or_else(|| set("HOME").map(|home| home.join(below)))
 }
 
-/// Whether the user has a place for crates: a user without a home gets one in ours.
+/// Whether the user has a place for crates: a user without a home, or with one that is read-only, gets one in ours.
 fn has_cargo_home() -> bool {
-    home_of("CARGO_HOME", ".cargo").is_some_and(|home| home.is_dir() || fs::create_dir_all(home).is_ok())
+    home_of("CARGO_HOME", ".cargo").is_some_and(|home| {
+        (home.is_dir() || fs::create_dir_all(&home).is_ok())
+            && rustix::fs::access(&home, Access::WRITE_OK).is_ok()
+    })
 }
 
 // === impl Config ===

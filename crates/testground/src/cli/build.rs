@@ -20,6 +20,7 @@ use testground_model::resolve::{Overrides, resolve_builds};
 use testground_model::run::Group;
 use testground_model::single::Single;
 use testground_model::units;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::run::prepare::{self, Mistaken};
 use super::run::{link, watch};
@@ -188,11 +189,17 @@ pub(super) fn groups(
     let concurrent = prepare::concurrent_builds(wanted.composition);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let outcome = runtime.block_on(async {
-        let mut interrupts = watch::interrupts()?;
+        let listen = |kind| signal(kind).context("failed to listen to signals");
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        let mut terminate = listen(SignalKind::terminate())?;
+        let mut hangup = listen(SignalKind::hangup())?;
         let tell = |kind| terminal.on_event(&Event { ts: now(), run: id.clone(), kind });
+        // What is dropped ends its tools and removes what they left.
         anyhow::Ok(tokio::select! {
             built = build::build_all(&groups, &site, concurrent, tell) => Some(built),
-            _ = interrupts.recv() => None,
+            _ = interrupt.recv() => None,
+            _ = terminate.recv() => None,
+            _ = hangup.recv() => None,
         })
     })?;
     let artifacts = match outcome {
@@ -213,6 +220,8 @@ pub(super) fn groups(
         .zip(&artifacts)
         .filter_map(|(group, made)| Some((group.id.as_str(), made.as_ref()?.program.display().to_string())))
         .collect();
+    // Of use to whoever looks for a failure only.
+    let _ = std::fs::remove_dir_all(&site.logs);
     if let Some(file) = write_to {
         write(file, &made)?;
         terminal.note(now(), &format!("wrote {} into {}", counted(made.len()), file.display()));

@@ -226,7 +226,7 @@ impl Readers {
 }
 
 /// One value for each SIGINT, SIGTERM or SIGHUP.
-pub(in crate::cli) fn interrupts() -> anyhow::Result<mpsc::UnboundedReceiver<()>> {
+fn interrupts() -> anyhow::Result<mpsc::UnboundedReceiver<()>> {
     let (told, interrupts) = mpsc::unbounded_channel();
     let said = Arc::new(AtomicBool::new(false));
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
