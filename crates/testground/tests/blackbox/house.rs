@@ -11,7 +11,7 @@ use crate::links::{agree, figure, proof};
 use crate::support::{Done, Session, composition, skip};
 
 /// The root of the sources: where they were built, or where CI has put a copy for another user.
-fn sources() -> PathBuf {
+pub(crate) fn sources() -> PathBuf {
     let manifest_dir = std::env::var("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").to_owned());
     Path::new(&manifest_dir).join("../..")
 }
@@ -44,7 +44,7 @@ pub(crate) fn with_go(session: &Session, test: &str) -> bool {
 }
 
 /// Runs a command that may start a run, and reads the events it wrote.
-fn run(session: &Session, args: &[&str]) -> Done {
+pub(crate) fn run(session: &Session, args: &[&str]) -> Done {
     let events = session.path().join("all-events.jsonl").display().to_string();
     // Flags of a run stand behind the word that says what kind of run it is.
     let kinds = ["single", "composition"];
@@ -59,7 +59,7 @@ fn run(session: &Session, args: &[&str]) -> Done {
 
 /// Runs a plan that measures time until it is content, a few times at most: a machine that is busy with something else
 /// delays everything for a while, a network that is wrong is wrong every time.
-fn run_measuring(session: &Session, plan: &str) -> Done {
+pub(crate) fn run_measuring(session: &Session, plan: &str) -> Done {
     let mut done = run(session, &["run", plan]);
     for _ in 0..5 {
         if done.outcome() == RunOutcome::Success {

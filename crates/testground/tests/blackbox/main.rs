@@ -1,6 +1,7 @@
 //! Runs of the real binary, seen from outside.
 
 mod browser;
+mod builds;
 mod faults;
 mod house;
 mod instances;

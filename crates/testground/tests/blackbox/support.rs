@@ -13,6 +13,8 @@ use testground_model::outcome::{InstanceEnd, RunOutcome};
 /// A directory with a home, and plans made for one test.
 pub(crate) struct Session {
     dir: tempfile::TempDir,
+    /// Variables for every command.
+    pub(crate) env: Vec<(&'static str, String)>,
 }
 
 /// A finished command.
@@ -72,7 +74,7 @@ pub(crate) fn skip(test: &str, reason: &str) {
 impl Session {
     pub(crate) fn new() -> Session {
         let dir = tempfile::Builder::new().prefix("testground-").tempdir().expect("a temporary directory");
-        Session { dir }
+        Session { dir, env: Vec::new() }
     }
 
     /// A session with the plan `plan`: a script and a composition.
@@ -108,6 +110,7 @@ impl Session {
             .env("TESTGROUND_HOME", self.path().join("home"))
             .env("HOME", self.path())
             .env_remove("LOG_LEVEL")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -116,7 +119,12 @@ impl Session {
 
     /// Runs a command to its end.
     pub(crate) fn testground(&self, args: &[&str]) -> Done {
-        let output = self.command(args).output().expect("the binary runs");
+        self.testground_with_env(args, &[])
+    }
+
+    /// Runs a command to its end with more in its environment.
+    pub(crate) fn testground_with_env(&self, args: &[&str], env: &[(&str, &str)]) -> Done {
+        let output = self.command(args).envs(env.iter().copied()).output().expect("the binary runs");
         Done {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
