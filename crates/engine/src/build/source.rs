@@ -11,8 +11,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use testground_model::pick::COMPOSITION_DIRS;
 
 use super::ignore::{IGNORE_FILE, Ignored};
+use crate::home::MANIFEST_FILE;
 
 /// Most files of a plan: beyond that it is rather somebody's home directory than a plan.
 const MOST_ENTRIES: usize = 500_000;
@@ -30,8 +32,8 @@ pub(super) enum Take {
     All,
     /// These files, and these directories with all that is in them.
     Only(Vec<String>),
-    /// All but what compilers and package managers put there themselves: `node_modules`, and directories with a cache
-    /// tag, such as cargo's `target`.
+    /// All but what compilers and package managers put there themselves (`node_modules`, and directories with a cache
+    /// tag, such as cargo's `target`), and what says how the plan is run: its manifest and compositions.
     Sources,
 }
 
@@ -299,7 +301,8 @@ impl Walk {
             // Of a link, what it leads to decides, as it does below; one that leads nowhere is no directory.
             let passed_over = NEVER.iter().any(|never| found.file_name() == *never)
                 || self.ignored.excludes(&name, found.path().is_dir())
-                || (self.sources_only && is_made_by_a_tool(&found.path()));
+                || (self.sources_only
+                    && (is_made_by_a_tool(&found.path()) || says_how_to_run(&name, &found.path())));
             if !passed_over {
                 self.visit(&name)?;
             }
@@ -350,6 +353,20 @@ fn is_made_by_a_tool(path: &Path) -> bool {
     let tag = Some(path.join("CACHEDIR.TAG")).filter(|tag| tag.is_file());
     let read = tag.and_then(|tag| File::open(tag).ok()).map(|mut file| file.read_exact(&mut start));
     matches!(read, Some(Ok(()))) && start == CACHE_TAG
+}
+
+/// The plan's manifest, or a composition: a TOML file with a table `global`, where compositions are looked for.
+fn says_how_to_run(name: &Path, path: &Path) -> bool {
+    let dir = name.parent().and_then(Path::to_str).unwrap_or_default();
+    let at_top = dir.is_empty();
+    if at_top && name == Path::new(MANIFEST_FILE) {
+        return true;
+    }
+    let is_looked_for = (at_top || COMPOSITION_DIRS.contains(&dir))
+        && name.extension().is_some_and(|e| e == "toml")
+        && path.is_file();
+    let text = is_looked_for.then(|| fs::read_to_string(path).ok()).flatten().unwrap_or_default();
+    text.lines().any(|line| line.split('#').next().is_some_and(|line| line.trim() == "[global]"))
 }
 
 fn leads_nowhere(error: &io::Error) -> bool {
@@ -512,6 +529,10 @@ mod tests {
             ("target/big", "made"),
             ("src/target/mod.rs", "// a module"),
             ("js/node_modules/x/y", "made"),
+            ("manifest.toml", "name = \"p\""),
+            ("composition.toml", "# why\n[global] # all\nplan = \"p\""),
+            ("settings.toml", "[globals]\nx = 1"),
+            ("src/composition.toml", "[global]"),
         ];
         for (name, text) in files {
             fs::write(plan.join(name), text).unwrap();
@@ -526,7 +547,10 @@ mod tests {
         };
         bring();
         assert!(copy.join("src/target/mod.rs").is_file());
-        assert!(!copy.join("target").exists() && !copy.join("js/node_modules").exists());
+        assert!(copy.join("settings.toml").is_file() && copy.join("src/composition.toml").is_file());
+        for other in ["target", "js/node_modules", "manifest.toml", "composition.toml"] {
+            assert!(!copy.join(other).exists(), "{other} is no source");
+        }
 
         fs::write(copy.join("made.lock"), "").unwrap();
         fs::write(copy.join("stray"), "").unwrap();

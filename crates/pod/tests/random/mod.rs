@@ -34,11 +34,13 @@ pub(crate) fn machine(data: &[u8]) -> Result<(), String> {
         let events: Vec<judge::Befalls> = happens.chunks_exact(6).take(200).map(befalls).collect();
         return judge::listen(&pod, &settings, &events);
     }
-    let Ok(drawn) = (pods::settings(), pods::pod(), pods::script()).new_tree(&mut chance) else { return Ok(()) };
+    let Ok(drawn) = (pods::settings(), pods::pod(), pods::script()).new_tree(&mut chance) else {
+        return Ok(());
+    };
     let (settings, pod, script) = drawn.current();
     let engine = first % 4 == 1;
-    let timeline =
-        simulate(&pod, &pods::script_for(&pod, &script, engine), &settings).map_err(|error| error.to_string())?;
+    let timeline = simulate(&pod, &pods::script_for(&pod, &script, engine), &settings)
+        .map_err(|error| error.to_string())?;
     holds::lanes_make_sense(&timeline)?;
     if engine {
         return Ok(());

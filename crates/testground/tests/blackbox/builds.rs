@@ -67,7 +67,8 @@ instances = { count = 1 }
 artifact = "old" # replaced
 test_params = { x = "y" }
 "#;
-    let file = session.write("plan/composition.toml", &text.replace("\\n", "\\\\n"));
+    // Beside the plan: of exec:generic, all that lies in it is sources.
+    let file = session.write("composition.toml", &text.replace("\\n", "\\\\n"));
     let typed = file.display().to_string();
     let env = [("WORD", "hello")];
     let built = session.testground_with_env(&["build", "composition", "-f", &typed, "-w", "--wait"], &env);

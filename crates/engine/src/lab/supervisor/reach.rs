@@ -53,7 +53,8 @@ pub(super) fn reach(
             match TcpStream::connect_timeout(&address, PATIENCE) {
                 Ok(stream) => return Ok(Some(OwnedFd::from(stream))),
                 Err(e) => {
-                    why = Some(format!("{instance} does not take the connection to {address}: {}", plain(&e)));
+                    why =
+                        Some(format!("{instance} does not take the connection to {address}: {}", plain(&e)));
                 }
             }
         }
