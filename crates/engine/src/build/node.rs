@@ -204,8 +204,7 @@ impl Package {
             _ => false,
         };
         let tables = ["dependencies", "devDependencies", "optionalDependencies", "workspaces"];
-        let needed =
-            tables.iter().any(|t| wants(&t)) || self.scripts().any(|(name, _)| AT_INSTALL.contains(&name));
+        let needed = tables.iter().any(wants) || self.scripts().any(|(name, _)| AT_INSTALL.contains(&name));
         needed.then_some(if locked { "ci" } else { "install" })
     }
 }
