@@ -184,11 +184,16 @@ fn table(all: &[(Kept, RunInfo)]) -> String {
             size,
         ]);
     }
+    let mut widths = [0; 8];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
     let mut out = String::new();
     for row in &rows {
         let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
+        for (width, cell) in widths.iter().zip(row) {
             let _ = write!(line, "{cell:<width$}  ");
         }
         out.push_str(line.trim_end());
