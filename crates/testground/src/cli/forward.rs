@@ -2,9 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use testground_engine::forward::Forward;
-use testground_engine::lab::find;
 use testground_model::name::InstanceName;
 use testground_model::outcome::ExitCode;
 
@@ -32,7 +31,7 @@ struct Target {
 
 /// Forwards until Ctrl-C, or until the run is over.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let lab = find::by_prefix(&args.run).map_err(|e| anyhow!(e))?;
+    let lab = super::runs::lab(&args.run)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let done = runtime.block_on(async {
         let Target { instance, port } = &args.target;
