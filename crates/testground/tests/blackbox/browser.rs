@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::support::until;
+
 /// How long an answer may take on a machine that is busy with something else.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -76,14 +78,14 @@ impl Page {
         });
         let mut page =
             Page { browser: child, to, from: heard, session: String::new(), next: 0, heard: Vec::new() };
-        let target = page.call("Target.createTarget", json!({ "url": "about:blank" }));
+        let target = page.call("Target.createTarget", &json!({ "url": "about:blank" }));
         let attached =
-            page.call("Target.attachToTarget", json!({ "targetId": target["targetId"], "flatten": true }));
+            page.call("Target.attachToTarget", &json!({ "targetId": target["targetId"], "flatten": true }));
         page.session = attached["sessionId"].as_str().expect("a session").to_owned();
         for domain in ["Page", "Runtime", "Log", "Network"] {
-            page.call(&format!("{domain}.enable"), json!({}));
+            page.call(&format!("{domain}.enable"), &json!({}));
         }
-        page.call("Page.navigate", json!({ "url": format!("file://{}", file.display()) }));
+        page.call("Page.navigate", &json!({ "url": format!("file://{}", file.display()) }));
         page.until("document.documentElement?.dataset.ready === 'true'");
         page
     }
@@ -91,7 +93,7 @@ impl Page {
     /// What an expression of JavaScript is.
     pub(crate) fn value(&mut self, expression: &str) -> Value {
         let answer =
-            self.call("Runtime.evaluate", json!({ "expression": expression, "returnByValue": true }));
+            self.call("Runtime.evaluate", &json!({ "expression": expression, "returnByValue": true }));
         assert!(answer.get("exceptionDetails").is_none(), "{expression}: {answer}");
         answer["result"]["value"].clone()
     }
@@ -110,28 +112,28 @@ impl Page {
         if text.is_empty() {
             self.value("document.getElementById('search').dispatchEvent(new Event('input'))");
         } else {
-            self.call("Input.insertText", json!({ "text": text }));
+            self.call("Input.insertText", &json!({ "text": text }));
         }
     }
 
     /// Presses a key.
     pub(crate) fn key(&mut self, key: &str) {
         for kind in ["keyDown", "keyUp"] {
-            self.call("Input.dispatchKeyEvent", json!({ "type": kind, "key": key, "code": key }));
+            self.call("Input.dispatchKeyEvent", &json!({ "type": kind, "key": key, "code": key }));
         }
     }
 
     /// A picture of the whole page.
     pub(crate) fn picture(&mut self) -> String {
         let shot =
-            self.call("Page.captureScreenshot", json!({ "format": "png", "captureBeyondViewport": true }));
+            self.call("Page.captureScreenshot", &json!({ "format": "png", "captureBeyondViewport": true }));
         shot["data"].as_str().expect("a picture").to_owned()
     }
 
     /// Sets what the reader's system prefers: `light` or `dark`.
     pub(crate) fn prefer(&mut self, scheme: &str) {
         let feature = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
-        self.call("Emulation.setEmulatedMedia", json!({ "features": feature }));
+        self.call("Emulation.setEmulatedMedia", &json!({ "features": feature }));
     }
 
     /// What it asked for but the page itself.
@@ -153,16 +155,10 @@ impl Page {
     }
 
     fn until(&mut self, condition: &str) {
-        for _ in 0..600 {
-            if self.value(condition) == true {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        panic!("never: {condition}; {:?}", self.complaints());
+        until(condition, || (self.value(condition) == true).then_some(()));
     }
 
-    fn call(&mut self, method: &str, params: Value) -> Value {
+    fn call(&mut self, method: &str, params: &Value) -> Value {
         self.next += 1;
         let mut message = json!({ "id": self.next, "method": method, "params": params });
         if !self.session.is_empty() {

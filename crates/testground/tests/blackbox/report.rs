@@ -121,7 +121,7 @@ fn a_report_of_a_thousand_instances_is_drawn_and_searched() {
     let done = session.run(&[]);
     done.assert_success();
     // The record of a larger run, made of this one's: a thousand instances of which three failed.
-    let dir = std::path::PathBuf::from(done.outputs());
+    let dir = done.outputs();
     let text = std::fs::read_to_string(dir.join("run.jsonl")).expect("the record");
     let mut more = String::new();
     for line in text.lines() {
