@@ -192,7 +192,7 @@ async fn mistakes_are_named_before_anything_is_started() {
     assert!(plain.contains("chmod +x"), "{plain}");
     let gone =
         build(&wanted("exec:generic", &[("program", text("./gone"))]), &site).await.unwrap_err().to_string();
-    assert!(gone.contains("./gone") && gone.contains("No such file"), "{gone}");
+    assert!(gone.contains("plan/gone") && gone.contains("No such file"), "{gone}");
 }
 
 /// The tools of the languages; without them these tests have nothing to stand on.
