@@ -69,32 +69,31 @@ pub struct InForce {
 
 impl Plan {
     /// Every distinct pair of a declared shape and the shape on the way back, in the order of the links and then of the
-    /// timeline. A link that goes both ways counts once, unless another link gives its way back a shape of its own. What
-    /// comes back over a link that changes has the shape of the change, or the one that is declared from the start.
+    /// timeline. A link that goes both ways counts once, unless another link gives its way back a shape of its own, and so do
+    /// two links there and back with one shape. What comes back over a link that changes has the shape of the change, or the one
+    /// that is declared from the start.
     pub fn distinct_shapes(&self, later: &[Later]) -> Vec<Declared> {
-        let mut found: Vec<(Declared, u32)> = Vec::new();
-        let mut note = |label: String, there: Arc<LinkShape>, back: Option<Arc<LinkShape>>| {
+        let mut found: Vec<(Declared, Named<'_>)> = Vec::new();
+        let mut note = |at, link, there: Arc<LinkShape>, back: Option<Arc<LinkShape>>| {
             let back = back.unwrap_or_else(|| Arc::clone(&self.transparent));
             match found.iter_mut().find(|(d, _)| d.there == there && d.back == back) {
-                Some((_, more)) => *more += 1,
-                None => found.push((Declared { label, there, back }, 0)),
+                Some((_, named)) if named.is_turned(at, link) => named.both_ways = true,
+                Some((_, named)) => named.more += 1,
+                None => {
+                    let named = Named { at, link, both_ways: link.both_ways, more: 0 };
+                    found.push((Declared { label: String::new(), there, back }, named));
+                }
             }
         };
         for (link, shape) in self.links.iter() {
-            note(label(link), Arc::clone(shape), self.way_back(link));
+            note(None, link, Arc::clone(shape), self.way_back(link));
         }
         for Later { at, link, .. } in later {
             let shape = Arc::new(link.shape.clone());
             let back = if link.both_ways { Some(Arc::clone(&shape)) } else { self.way_back(link) };
-            note(format!("at {} {}", seconds(*at), label(link)), shape, back);
+            note(Some(*at), link, shape, back);
         }
-        found
-            .into_iter()
-            .map(|(declared, more)| match more {
-                0 => declared,
-                _ => Declared { label: format!("{} and {more} more", declared.label), ..declared },
-            })
-            .collect()
+        found.into_iter().map(|(d, named)| Declared { label: named.to_string(), ..d }).collect()
     }
 
     /// Everything that is in force, by layer from the highest; instances by port.
@@ -170,9 +169,40 @@ pub fn words(endpoint: &Endpoint) -> String {
     }
 }
 
-fn label(link: &Link) -> String {
-    let arrow = if link.both_ways { "<->" } else { "->" };
-    format!("{} {arrow} {}", words(&link.from), words(&link.to))
+/// The first link that has a shape, and how many more have it.
+struct Named<'a> {
+    /// When it has, if not from the start.
+    at: Option<Duration>,
+    link: &'a Link,
+    both_ways: bool,
+    more: u32,
+}
+
+// === impl Named ===
+
+impl Named<'_> {
+    /// Whether a link is this one the other way round.
+    fn is_turned(&self, at: Option<Duration>, link: &Link) -> bool {
+        !self.both_ways
+            && self.at == at
+            && (&self.link.from, &self.link.to, &self.link.network) == (&link.to, &link.from, &link.network)
+            && link.from != link.to
+    }
+}
+
+impl fmt::Display for Named<'_> {
+    /// `at 10s east <-> west and 1 more`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(at) = self.at {
+            write!(f, "at {} ", seconds(at))?;
+        }
+        let arrow = if self.both_ways { "<->" } else { "->" };
+        write!(f, "{} {arrow} {}", words(&self.link.from), words(&self.link.to))?;
+        if self.more > 0 {
+            write!(f, " and {} more", self.more)?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Layer {

@@ -174,6 +174,10 @@ fn distinct_shapes_pair_each_shape_with_its_way_back() {
         link(Endpoint::All, group("v"), false, ms(6)),
         link(group("v"), group("w"), false, ms(7)),
         link(Endpoint::Instance(InstanceName::new("w", 0)), group("v"), false, ms(8)),
+        link(region("north"), region("south"), false, ms(9)),
+        link(region("south"), region("north"), false, ms(9)),
+        link(region("south"), region("east"), false, ms(9)),
+        link(region("east"), region("south"), false, ms(9)),
     ]);
     let later = |at, link| Later { at: Duration::from_secs(at), link, follows_trace: false };
     let changes = [
@@ -197,6 +201,7 @@ fn distinct_shapes_pair_each_shape_with_its_way_back() {
             ("all -> v".to_owned(), 6, 0),
             ("v -> w".to_owned(), 7, 6),
             ("w[0] -> v".to_owned(), 8, 7),
+            ("north <-> south and 2 more".to_owned(), 9, 9),
             ("at 10s east -> west".to_owned(), 20, 3),
             ("at 20s east <-> west".to_owned(), 30, 30),
         ]
