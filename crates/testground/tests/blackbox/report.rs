@@ -30,6 +30,7 @@ testground sync signal up >/dev/null; testground sync barrier up 6 >/dev/null
 post() {{ exec 3<>/dev/tcp/testground-influxdb/8086
   printf 'POST /write?db=testground HTTP/1.0\r\nContent-Length: %d\r\n\r\n%s' ${{#1}} "$1" >&3; cat <&3 >/dev/null; }}
 for i in 1 2 3 4 5 6 7 8 9 10; do post "round_trip,kind=<b>tcp</b> value=$((40 + i + TEST_INSTANCE_INDEX))"; done
+testground sync signal posted >/dev/null; testground sync barrier posted 6 >/dev/null
 echo 'a quiet line'
 [ $TEST_INSTANCE_INDEX = 4 ] || {{ testground sync barrier never 1; exit 0; }}
 echo '{evil}' >&2
