@@ -121,6 +121,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ATTEMPTS: usize = 16;
 /// Requests in one message: their answers must fit into the socket's buffer.
 const BATCH: usize = 64;
+/// Bytes of requests in one message: it must fit into the socket's buffer (`net.core.wmem_default`, 208 KiB).
+const BATCH_BYTES: usize = 96 << 10;
 /// The kernel sends dumps in pieces of at most 32 KiB when it is given that much room.
 const ROOM: usize = 128 << 10;
 /// The receive buffer that is asked for, in bytes.
@@ -148,7 +150,7 @@ impl Netlink {
     /// their order.
     pub(crate) fn execute(&mut self, requests: &[Request]) -> Vec<Result<(), NetlinkError>> {
         let mut results = Vec::with_capacity(requests.len());
-        for batch in requests.chunks(BATCH) {
+        for batch in batches(requests) {
             results.extend(self.execute_batch(batch));
         }
         results
@@ -157,7 +159,7 @@ impl Netlink {
     /// Makes the requests in order until one fails; those behind it in the same system call are made nevertheless, so
     /// only requests that are harmless then belong into one call.
     pub(crate) fn execute_all(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
-        for batch in requests.chunks(BATCH) {
+        for batch in batches(requests) {
             for result in self.execute_batch(batch) {
                 result?;
             }
@@ -347,6 +349,23 @@ impl Netlink {
     }
 }
 
+/// Requests in groups that one system call carries.
+fn batches(requests: &[Request]) -> impl Iterator<Item = &[Request]> {
+    let mut rest = requests;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = rest.iter().take(BATCH).take_while(|request| {
+            bytes += message::HEADER + request.body.len();
+            bytes <= BATCH_BYTES
+        });
+        // One that is longer than that goes alone.
+        let count = fits.count().max(1);
+        let (batch, behind) = rest.split_at_checked(count)?;
+        rest = behind;
+        Some(batch)
+    })
+}
+
 /// A dump as it comes in.
 struct Collected {
     sequence: u32,
@@ -441,6 +460,16 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(Messages::new(&bytes[..length]).all(|message| message.is_err()));
         }
+    }
+
+    #[test]
+    fn a_system_call_carries_no_more_than_the_socket_takes() {
+        let request = |bytes| Request { what: String::new(), kind: 20, flags: 0, body: vec![0; bytes] };
+        let lengths = |requests: &[Request]| batches(requests).map(<[Request]>::len).collect::<Vec<_>>();
+        assert_eq!(lengths(&[]), []);
+        assert_eq!(lengths(&vec![request(10); 130]), [64, 64, 2]);
+        assert_eq!(lengths(&vec![request(32 << 10); 5]), [2, 2, 1]);
+        assert_eq!(lengths(&[request(10), request(1 << 20), request(10)]), [1, 1, 1]);
     }
 
     fn collecting() -> Collected {

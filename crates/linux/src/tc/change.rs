@@ -10,6 +10,7 @@ use super::attributes::Attributes;
 use super::filter::Filter;
 use super::htb::{Htb, HtbClass};
 use super::netem::Netem;
+use super::tbf::Tbf;
 use super::{Handle, Protocol};
 use crate::netlink::Request;
 
@@ -20,6 +21,8 @@ pub enum Qdisc {
     Htb(Htb),
     /// Delay, loss and the like.
     Netem(Netem),
+    /// A token bucket, which cuts what is longer than it holds.
+    Tbf(Tbf),
     /// A plain queue.
     Pfifo {
         /// How many packets wait at most.
@@ -141,6 +144,7 @@ impl Qdisc {
         match self {
             Self::Htb(_) => "htb",
             Self::Netem(_) => "netem",
+            Self::Tbf(_) => "tbf",
             Self::Pfifo { .. } => "pfifo",
             Self::Clsact => "clsact",
             Self::Ingress => "ingress",
@@ -151,6 +155,7 @@ impl Qdisc {
         match self {
             Self::Htb(htb) => htb.options(),
             Self::Netem(netem) => netem.options(replacing),
+            Self::Tbf(tbf) => tbf.options(),
             Self::Pfifo { limit } => Attributes::starting_with(&[*limit]),
             Self::Clsact | Self::Ingress => Attributes::default(),
         }

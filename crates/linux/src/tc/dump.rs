@@ -4,8 +4,10 @@ use netlink_packet_route::tc::TcHeader;
 
 use super::attributes::{Walk, long, text, word};
 use super::change::{TCA_KIND, TCA_OPTIONS};
-use super::filter::{TCA_BPF_CLASSID, TCA_FLOWER_CLASSID, TCA_U32_CLASSID, TCA_U32_DIVISOR};
-use super::{Handle, Htb, HtbClass, Netem};
+use super::filter::{
+    self, TCA_BPF_CLASSID, TCA_BPF_OPS, TCA_FLOWER_CLASSID, TCA_U32_CLASSID, TCA_U32_DIVISOR,
+};
+use super::{BpfInstruction, Handle, Htb, HtbClass, Netem, Tbf};
 
 /// A qdisc in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub enum Settings {
     Htb(Htb),
     /// Of a netem.
     Netem(Netem),
+    /// Of a token bucket.
+    Tbf(Tbf),
     /// Of a plain queue of packets or bytes.
     Fifo {
         /// How many wait at most.
@@ -78,6 +82,8 @@ pub struct FoundFilter {
     pub class: Option<Handle>,
     /// Whether it is a table of u32 filters, or the root of them.
     pub is_table: bool,
+    /// The instructions of a classic program; empty for other filters.
+    pub program: Vec<BpfInstruction>,
     /// Its options, as the kernel tells them.
     pub options: Vec<u8>,
 }
@@ -136,6 +142,7 @@ pub(super) fn qdisc(body: &[u8]) -> Option<FoundQdisc> {
     let settings = match parts.kind.as_str() {
         "htb" => Settings::Htb(Htb::parse(parts.options)),
         "netem" => Settings::Netem(Netem::parse(parts.options)),
+        "tbf" => Settings::Tbf(Tbf::parse(parts.options)),
         "pfifo" | "bfifo" => Settings::Fifo { limit: word(parts.options, 0) },
         _ => Settings::Other,
     };
@@ -168,6 +175,10 @@ pub(super) fn filter(body: &[u8]) -> Option<FoundFilter> {
         handle: handle.0,
         class: class_kind.and_then(find).map(|value| Handle(word(value, 0))),
         is_table: parts.kind == "u32" && find(TCA_U32_DIVISOR).is_some(),
+        program: match parts.kind.as_str() {
+            "bpf" => find(TCA_BPF_OPS).map(filter::instructions).unwrap_or_default(),
+            _ => Vec::new(),
+        },
         kind: parts.kind,
         options: parts.options.to_vec(),
     })

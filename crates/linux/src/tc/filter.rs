@@ -264,6 +264,17 @@ fn selector(keys: &[U32Key], flags: u8, hash_offset: u16, hash_mask: u32) -> Vec
     bytes
 }
 
+/// A program from the bytes in which the kernel has it (`struct sock_filter`).
+pub(super) fn instructions(bytes: &[u8]) -> Vec<BpfInstruction> {
+    let instruction = |bytes: &[u8; 8]| BpfInstruction {
+        code: u16::from_ne_bytes([bytes[0], bytes[1]]),
+        jump_true: bytes[2],
+        jump_false: bytes[3],
+        operand: u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+    };
+    bytes.as_chunks().0.iter().map(instruction).collect()
+}
+
 fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
@@ -291,7 +302,7 @@ const TCA_FLOWER_KEY_IPV6_DST: u16 = 16;
 const TCA_FLOWER_FLAGS: u16 = 22;
 pub(super) const TCA_BPF_CLASSID: u16 = 3;
 const TCA_BPF_OPS_LEN: u16 = 4;
-const TCA_BPF_OPS: u16 = 5;
+pub(super) const TCA_BPF_OPS: u16 = 5;
 const FIRST_ACTION: u16 = 1;
 const TCA_ACT_KIND: u16 = 1;
 const TCA_ACT_OPTIONS: u16 = 2;

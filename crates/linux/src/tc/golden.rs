@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::attributes::{Attributes, Walk};
+use super::attributes::{Attributes, Walk, text};
 use super::*;
 
 /// What `tc` was told to do, in our words. `t0` is interface 3, `ifb0` is 4.
@@ -46,6 +46,18 @@ fn cases() -> BTreeMap<&'static str, Action> {
         ("qdisc-clsact", qdisc(Handle::INGRESS, Handle::INGRESS_QDISC, Qdisc::Clsact)),
         ("qdisc-ingress", qdisc(Handle::INGRESS, Handle::INGRESS_QDISC, Qdisc::Ingress)),
         ("qdisc-pfifo", qdisc(leaf, Handle::new(0x20, 0), Qdisc::Pfifo { limit: 100 })),
+        (
+            "qdisc-tbf",
+            qdisc(Handle::ROOT, tree, Qdisc::Tbf(Tbf { rate: 1_000_000_000_000, burst: 1518, limit: 3000 })),
+        ),
+        (
+            "qdisc-tbf-slow",
+            Action::ChangeQdisc {
+                parent: Handle::ROOT,
+                handle: tree,
+                qdisc: Qdisc::Tbf(Tbf { rate: 125_000, burst: 16_000, limit: 3000 }),
+            },
+        ),
         ("qdisc-del", Action::DeleteQdisc { parent: Handle::ROOT, handle: Handle::NONE }),
         (
             "class-htb",
@@ -292,15 +304,22 @@ const REQUEST_ACK: u16 = 5;
 
 impl Message {
     /// Without what differs from run to run (the sequence number), and without the tables of times that tc adds to an HTB
-    /// class for kernels of long ago.
+    /// class, and to a token bucket, for kernels of long ago.
     fn of_tc(bytes: &[u8]) -> Self {
         let short = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
         let (header, attributes) = bytes[16..].split_at(20);
         let mut kept = Attributes::default();
+        let name = Walk(attributes).find(|(kind, _)| *kind == NAME).map(|(_, value)| text(value));
         for (kind, value) in Walk(attributes) {
             let mut options = Attributes::default();
-            if short(4) == RTM_NEWTCLASS && kind == OPTIONS {
-                for (kind, value) in Walk(value).filter(|(kind, _)| !TABLES.contains(kind)) {
+            let tables: &[u16] = match &name {
+                _ if kind != OPTIONS => &[],
+                _ if short(4) == RTM_NEWTCLASS => &CLASS_TABLES,
+                Some(name) if name == "tbf" => &BUCKET_TABLES,
+                _ => &[],
+            };
+            if !tables.is_empty() {
+                for (kind, value) in Walk(value).filter(|(kind, _)| !tables.contains(kind)) {
                     options.bytes(kind, value);
                 }
                 kept.bytes(kind, options.as_bytes());
@@ -314,9 +333,12 @@ impl Message {
 }
 
 const RTM_NEWTCLASS: u16 = 40;
+const NAME: u16 = 1;
 const OPTIONS: u16 = 2;
 /// `TCA_HTB_CTAB` and `TCA_HTB_RTAB`.
-const TABLES: [u16; 2] = [3, 4];
+const CLASS_TABLES: [u16; 2] = [3, 4];
+/// `TCA_TBF_RTAB`.
+const BUCKET_TABLES: [u16; 1] = [2];
 
 fn read_hex(text: &str) -> Vec<u8> {
     let digits: String = text.lines().filter(|line| !line.starts_with('#')).collect();

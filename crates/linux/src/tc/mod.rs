@@ -13,6 +13,7 @@ mod htb;
 mod netem;
 mod probe;
 mod psched;
+mod tbf;
 
 use std::fmt;
 
@@ -22,6 +23,7 @@ pub use self::filter::{BpfInstruction, Filter, Target, U32Bucket, U32Key, U32Tar
 pub use self::htb::{Htb, HtbClass};
 pub use self::netem::{Loss, Netem, Share, Slot};
 pub use self::probe::{Ability, AbilityState, abilities};
+pub use self::tbf::Tbf;
 pub use crate::netlink::NetlinkError;
 use crate::netlink::{Dump, Netlink, Request};
 use crate::netns::Netns;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     Action, BpfInstruction, Filter, Handle, Htb, HtbClass, Loss, Netem, NetlinkError, Protocol, Qdisc, Share,
-    Slot, Target, TcChange, TcSocket, U32Key, U32Target,
+    Slot, Target, Tbf, TcChange, TcSocket, U32Key, U32Target,
 };
 use crate::Errno;
 use crate::netns::{NetnsError, tour};
@@ -21,6 +21,8 @@ pub enum Ability {
     Htb,
     /// Rates of 2^32 bytes a second and more.
     HtbRate64,
+    /// Cutting super-packets into their segments.
+    Tbf,
     /// Delay and loss.
     Netem,
     /// Bursts of loss.
@@ -65,6 +67,7 @@ impl Ability {
             Self::Veth => "veth",
             Self::Ifb => "ifb",
             Self::Htb => "sch_htb",
+            Self::Tbf => "sch_tbf",
             Self::Netem | Self::NetemLossModel | Self::NetemRate | Self::NetemSlot => "sch_netem",
             Self::Clsact => "sch_ingress",
             Self::U32 => "cls_u32",
@@ -149,6 +152,13 @@ fn try_all() -> Vec<AbilityState> {
         htb.and_then(|()| attempt(add_class(1, 125_000))).and_then(|()| attempt(add_class(2, 125_000)));
     note(Ability::Htb, classes.clone());
     note(Ability::HtbRate64, classes.clone().and_then(|()| attempt(add_class(3, 5_000_000_000))));
+
+    let bucket = Qdisc::Tbf(Tbf { rate: 5_000_000_000, burst: 2000, limit: 2000 });
+    let place = if no_tree.is_some() { Handle::ROOT } else { class(2) };
+    note(
+        Ability::Tbf,
+        attempt(Action::ReplaceQdisc { parent: place, handle: Handle::new(0x30, 0), qdisc: bucket }),
+    );
 
     let below = |minor: u16, netem: Netem| match &no_tree {
         // Without a tree it is tried in its place.
