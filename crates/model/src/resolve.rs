@@ -41,6 +41,8 @@ pub struct Overrides {
     pub ignore_artifacts: bool,
     /// `--disable-metrics`.
     pub disable_metrics: bool,
+    /// `--plane`.
+    pub plane: Option<crate::run::Plane>,
 }
 
 /// Works out the runs of a composition, in the order in which they are to take place.

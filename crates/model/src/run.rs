@@ -144,6 +144,22 @@ pub struct Settings {
     /// The switch writes down what it decided for each packet.
     #[serde(default)]
     pub record_decisions: bool,
+    /// Who moves the packets of the data networks. Default: the switch.
+    #[serde(default)]
+    pub plane: Plane,
+}
+
+/// Who moves the packets of the data networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Plane {
+    /// The sidecar's own switch: every effect, replay by seed, captures.
+    #[default]
+    Switch,
+    /// The kernel: veth pairs and bridges, shaped by HTB and netem.
+    Kernel,
+    /// The kernel where it can do all that the run asks for, else the switch.
+    Auto,
 }
 
 /// When a measured shape counts as the one asked for.
@@ -206,6 +222,7 @@ impl Default for Settings {
             sync_service: None,
             max_message: sdk_go_message(),
             record_decisions: false,
+            plane: Plane::default(),
         }
     }
 }
@@ -216,6 +233,33 @@ fn all() -> f64 {
 
 fn sdk_go_message() -> u64 {
     32_768
+}
+
+// === impl Plane ===
+
+impl Plane {
+    /// All of them.
+    pub const ALL: [Plane; 3] = [Plane::Switch, Plane::Kernel, Plane::Auto];
+
+    /// Its name in compositions and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Plane::Switch => "switch",
+            Plane::Kernel => "kernel",
+            Plane::Auto => "auto",
+        }
+    }
+}
+
+impl std::str::FromStr for Plane {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Plane, String> {
+        Plane::ALL
+            .into_iter()
+            .find(|plane| plane.name() == text)
+            .ok_or_else(|| format!("{text:?} is no plane: switch, kernel or auto is expected"))
+    }
 }
 
 // === impl ProofSettings ===

@@ -21,6 +21,7 @@ use testground_model::topology::{Endpoint, Link};
 
 pub(crate) use list::contains;
 pub use list::{Declared, InForce, Later, Layer, words};
+pub use outgoing::Touched;
 pub use schedule::Schedule;
 
 mod list;

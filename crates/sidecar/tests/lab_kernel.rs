@@ -9,6 +9,7 @@ use testground_model::shape::{Filter, LinkShape};
 use testground_sidecar::plan::Later;
 use testground_sidecar::reactor::lab::{LabError, LabNetwork};
 use testground_sidecar::request::{Request, RequestError};
+use testground_sidecar::show::LinkRow;
 
 mod lab_support;
 
@@ -174,9 +175,8 @@ fn shapes_and_rules_are_in_force_when_the_answer_is_there() {
         assert!(one.reaches("fd16::3"));
 
         let view = lab.show().unwrap();
-        assert!(
-            view.links.iter().any(|l| l.from == "a[0]/default" && l.to == "b[0]/default" && l.sent >= 10)
-        );
+        let there = |l: &&LinkRow| l.from == "a[0]/default" && l.to == "b[0]/default";
+        assert!(view.links.iter().find(there).is_some_and(|l| l.sent >= 10), "{:#?}", view.links);
         assert!(view.table().contains("a <-> b"), "{}", view.table());
     });
 }

@@ -14,7 +14,7 @@ use crate::run::{ProofSettings, Settings};
 use crate::units;
 
 /// The settings that runs have.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 15] = [
     "additional_hosts",
     "grace",
     "influxdb_endpoint",
@@ -22,6 +22,7 @@ const KNOWN: [&str; 14] = [
     "max_message",
     "max_output",
     "min_success",
+    "plane",
     "proof",
     "seed",
     "stall",
@@ -55,6 +56,7 @@ impl Resolver<'_> {
         }
         settings.keep_going |= self.overrides.keep_going;
         settings.proof.late_fails |= self.overrides.late_fails;
+        settings.plane = self.overrides.plane.unwrap_or(settings.plane);
         settings
     }
 
@@ -69,6 +71,10 @@ impl Resolver<'_> {
             "max_output" => self.put(at, &mut settings.max_output, |v| bytes(v, 1 << 10, 1 << 44)),
             "max_message" => self.put(at, &mut settings.max_message, |v| bytes(v, 1 << 10, 1 << 30)),
             "keep_going" => self.put(at, &mut settings.keep_going, boolean),
+            "plane" => self.put(at, &mut settings.plane, |v| match v {
+                Value::String(text) => text.parse(),
+                _ => Err("\"switch\", \"kernel\" or \"auto\" is expected".to_owned()),
+            }),
             "record_decisions" => self.put(at, &mut settings.record_decisions, boolean),
             "seed" => self.put(at, &mut settings.seed, |v| match v {
                 Value::Integer(n) if *n >= 0 => Ok(*n as u64),

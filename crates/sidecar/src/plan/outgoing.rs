@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use testground_model::topology::Endpoint;
@@ -39,25 +40,57 @@ impl Plan {
         let hosts = owned.into_iter().flat_map(|owned| owned.keys().copied());
         prefixes.extend(hosts.map(IpNet::from));
 
-        // From short to long, so that the next shorter prefix around one is decided already.
+        // Each behind those that lie around it, which are the ones still open.
         let mut prefixes: Vec<IpNet> = prefixes.into_iter().collect();
-        prefixes.sort_by_key(|net| (net.prefix_len(), net.network()));
+        prefixes.sort_by_key(|net| (net.network(), net.prefix_len()));
         let mut table: Vec<(IpNet, Decision)> = Vec::with_capacity(prefixes.len());
-        let shorter = |table: &[(IpNet, Decision)], prefix: &IpNet| {
-            table.iter().rev().find(|(net, _)| net != prefix && net.contains(prefix)).map(|(_, d)| d.clone())
-        };
+        let mut around: Vec<usize> = Vec::new();
         for prefix in prefixes {
             let to = match is_host(&prefix) {
                 Some(address) => Destination::Host(address),
                 None => Destination::Prefix(prefix),
             };
             let decision = self.decide(sender, to);
-            if shorter(&table, &prefix).is_none_or(|around| around != decision) {
+            while around.pop_if(|entry| !table[*entry].0.contains(&prefix)).is_some() {}
+            if around.last().is_none_or(|entry| table[*entry].1 != decision) {
+                around.push(table.len());
                 table.push((prefix, decision));
             }
         }
-        table.reverse();
+        table.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
         table
+    }
+}
+
+/// Whose decisions may have changed from one plan to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Touched {
+    /// Everybody's.
+    All,
+    /// Only those of these senders.
+    Ports(Vec<PortId>),
+}
+
+impl Plan {
+    /// Whose decisions may be other ones than in an earlier plan.
+    pub fn touched_since(&self, before: &Plan) -> Touched {
+        let same_links = Arc::ptr_eq(&self.links, &before.links) || self.links == before.links;
+        let same = same_links
+            && self.overlays == before.overlays
+            && self.lifts == before.lifts
+            && self.members == before.members;
+        if !same {
+            return Touched::All;
+        }
+        if Arc::ptr_eq(&self.wishes, &before.wishes) {
+            return Touched::Ports(Vec::new());
+        }
+        let differs = |port: &PortId| match (self.wishes.get(port), before.wishes.get(port)) {
+            (Some(now), Some(then)) => !Arc::ptr_eq(now, then),
+            _ => true,
+        };
+        let ports: BTreeSet<PortId> = self.wishes.keys().chain(before.wishes.keys()).copied().collect();
+        Touched::Ports(ports.into_iter().filter(differs).collect())
     }
 }
 

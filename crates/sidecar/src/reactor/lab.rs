@@ -15,18 +15,20 @@ use std::time::Duration;
 
 use testground_linux::netns::{Netns, Tour, tour};
 use testground_model::name::InstanceName;
-use testground_model::run::{ProofSettings, Run};
+use testground_model::run::{Plane, ProofSettings, Run};
 use testground_model::topology::Network;
 use thiserror::Error;
 
 use crate::address::{AddressError, CONTROL_GATEWAY, Pool};
 use crate::plan::{Later, Lift, Overlay, Plan, PortId};
-use crate::plane::switch::{Switch, SwitchConfig, SwitchError};
+use crate::plane::kernel::KernelError;
+use crate::plane::switch::{Snapshot, Switch, SwitchConfig, SwitchError};
 use crate::proof::Proved;
 use crate::request::{Request, RequestError};
 use crate::show::View;
 use interface::Interface;
 use pod::{Pod, Wiring};
+use wires::Wires;
 use workers::Workers;
 
 pub use pod::PortKind;
@@ -36,6 +38,7 @@ mod interface;
 mod pod;
 mod prove;
 pub mod serve;
+mod wires;
 mod workers;
 
 /// The network of one lab. Clones are the same network, which ends with the last of them.
@@ -70,6 +73,12 @@ pub enum LabError {
     /// The switch can't, or is no more.
     #[error(transparent)]
     Switch(#[from] SwitchError),
+    /// The kernel can't, where it carries the data networks.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The plane that was asked for can't carry this run.
+    #[error("the kernel plane can't carry this run: {0} (`--plane switch` can)")]
+    Plane(String),
     /// A network has too few addresses.
     #[error(transparent)]
     Address(#[from] AddressError),
@@ -99,6 +108,10 @@ struct Inner {
     /// Names and addresses of hosts outside; the addresses are the gateway's.
     outside: Vec<(String, Ipv4Addr)>,
     switch: Switch,
+    /// The data networks, where the kernel carries them.
+    wires: Option<Wires>,
+    /// Why it does not, where the run left it open.
+    why_switch: Option<String>,
     /// The lab's own namespace.
     home: Netns,
     wiring: Wiring,
@@ -142,6 +155,7 @@ impl LabNetwork {
     pub fn start(run: &Run, ports: PortKind) -> Result<LabNetwork, LabError> {
         let mut shared = Shared::new(run)?;
         let slots = shared.slots(run)?;
+        let (wires, why_switch) = Wires::choose(run)?;
         let networks = run.networks.iter().map(|n| n.name.clone());
         let networks = networks.chain([crate::proof::NETWORK.to_owned()]).collect();
         let switch =
@@ -154,6 +168,8 @@ impl LabNetwork {
             by_control,
             outside: interface::outside(run),
             switch,
+            wires,
+            why_switch,
             home: Netns::current()
                 .map_err(|e| LabError::machine("failed to find the lab's namespace".to_owned(), &e))?,
             wiring: Wiring::choose(ports)?,
@@ -164,9 +180,24 @@ impl LabNetwork {
         Ok(LabNetwork { inner: Arc::new(inner) })
     }
 
+    /// Who moves the packets of the data networks: never [`Plane::Auto`].
+    pub fn plane(&self) -> Plane {
+        if self.inner.wires.is_some() { Plane::Kernel } else { Plane::Switch }
+    }
+
+    /// Why the switch does, where the run left it open and the kernel can't.
+    pub fn why_switch(&self) -> Option<&str> {
+        self.inner.why_switch.as_deref()
+    }
+
     /// What carries packets between the namespaces and the switch: never [`PortKind::Auto`].
     pub fn ports(&self) -> PortKind {
         self.inner.wiring.kind()
+    }
+
+    /// What carries packets of the data networks, in a word: `tap`, `packet-socket` or `veth`.
+    pub fn carrier(&self) -> String {
+        self.inner.carrier()
     }
 
     /// Makes the lab's own end of the control network in the namespace of the calling process, where it will be
@@ -227,11 +258,15 @@ impl LabNetwork {
         proof.await.map_err(|_| LabError::Stopped)?
     }
 
-    /// Everything about the network at this moment, for `testground network show`. Waits for the switch's answer, which takes
+    /// Everything about the network at this moment, for `testground network show`. Waits for the planes' answers, which takes
     /// up to some milliseconds where there are very many links.
     pub fn show(&self) -> Result<View, LabError> {
-        let snapshot = self.inner.switch.snapshot()?;
-        Ok(View::new(&self.ports().to_string(), &self.plan(), &snapshot))
+        self.inner.view()
+    }
+
+    /// What both planes have seen so far: the switch, and the kernel where it carries the data networks.
+    pub fn snapshot(&self) -> Result<Snapshot, LabError> {
+        self.inner.snapshot()
     }
 
     /// The instance with this address on the control network: who is behind a peer of the sync service.
@@ -310,6 +345,25 @@ impl LabNetwork {
 // === impl Inner ===
 
 impl Inner {
+    fn snapshot(&self) -> Result<Snapshot, LabError> {
+        let mut snapshot = self.switch.snapshot()?;
+        if let Some(wires) = &self.wires {
+            let plan = self.shared().plan.clone();
+            wires.extend(&plan, &mut snapshot)?;
+        }
+        Ok(snapshot)
+    }
+
+    fn view(&self) -> Result<View, LabError> {
+        let snapshot = self.snapshot()?;
+        let plan = self.shared().plan.clone();
+        Ok(View::new(&self.carrier(), &plan, &snapshot))
+    }
+
+    fn carrier(&self) -> String {
+        if self.wires.is_some() { "veth".to_owned() } else { self.wiring.kind().to_string() }
+    }
+
     fn shared(&self) -> MutexGuard<'_, Shared> {
         // Whatever panicked while it held the lock has answered nobody; the others go on.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)

@@ -8,13 +8,15 @@ use std::process::{Command, Output};
 
 use testground_linux::netns::{Netns, tour};
 use testground_model::name::InstanceName;
-use testground_model::run::{Build, Group, Resources, Run, Settings};
+use testground_model::run::{Build, Group, Plane, Resources, Run, Settings};
 use testground_model::shape::LinkShape;
 use testground_model::topology::{Endpoint, Link, Network};
 use testground_sidecar::reactor::lab::{LabNetwork, PortKind};
 
 /// Set for a test binary that has been started by itself: the kind of port that it is to use.
-const INSIDE: &str = "TESTGROUND_TEST_LAB_PORTS";
+pub const INSIDE: &str = "TESTGROUND_TEST_LAB_PORTS";
+/// Who carries the data networks; the switch where it is not set.
+pub const PLANE: &str = "TESTGROUND_TEST_LAB_PLANE";
 /// Nobody: an ordinary user that every machine has.
 const NOBODY: &str = "65534";
 
@@ -33,6 +35,11 @@ pub fn everywhere<F: Future<Output = ()>>(test: &str, body: fn(PortKind) -> F) {
         }
         as_ordinary_user(test, kind, root);
     }
+}
+
+/// Who carries the data networks in this process.
+pub fn plane() -> Plane {
+    std::env::var(PLANE).map_or(Plane::Switch, |name| name.parse().unwrap())
 }
 
 /// Runs a future on a thread in a network namespace of its own: the lab's.
@@ -114,7 +121,7 @@ pub fn run(groups: &[(&str, u32)], networks: Vec<Network>) -> Run {
         timeline: vec![],
         regions: BTreeMap::new(),
         disable_metrics: true,
-        settings: Settings { seed: 7, ..Settings::default() },
+        settings: Settings { seed: 7, plane: plane(), ..Settings::default() },
     }
 }
 

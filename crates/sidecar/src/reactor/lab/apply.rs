@@ -35,6 +35,10 @@ impl Inner {
         let port = slot.data[index].port;
         let before = pod.data[index].state.clone();
         let after = self.wanted(slot, index, &before, request)?;
+        if let Some(wires) = &self.wires {
+            wires.check(&request.wishes)?;
+        }
+        let routing = pod.routing;
 
         // Addresses are reserved before anything is touched: two instances may ask for the same one at once.
         self.claim(slot, index, &before, &after)?;
@@ -57,6 +61,11 @@ impl Inner {
         let in_force = self.switch.allow_peers(slot.control.port, open).map_err(LabError::from);
         if let Err(error) = planned.and(in_force) {
             undo_claim();
+            if self.wires.is_some()
+                && let Err(back) = self.reach(tour, slot, pod, index, &before, routing)
+            {
+                tracing::warn!("{}: an interface could not be set back: {back}", slot.name);
+            }
             return Err(refused(&error));
         }
         self.shared().release(index, port, &before, &after);
@@ -66,8 +75,15 @@ impl Inner {
     /// Changes the plan and puts it in force.
     pub(super) fn replan(&self, change: impl FnOnce(&mut Plan)) -> Result<(), LabError> {
         let mut shared = self.shared();
+        let before = shared.plan.clone();
         change(&mut shared.plan);
         // Under the lock, so that plans come into force in the order of their changes. The switch is only told.
+        if let Some(wires) = &self.wires
+            && let Err(error) = wires.install(&shared.plan, &before)
+        {
+            shared.plan = before;
+            return Err(error.into());
+        }
         self.switch.install(Arc::new(shared.plan.clone()))?;
         Ok(())
     }
@@ -136,6 +152,7 @@ impl Inner {
             return Err(error);
         }
         if before != *after
+            && self.wires.is_none()
             && let Err(error) = self.switch.readdress(slot.data[index].port, after.addresses())
         {
             pod.restore(tour, &back().collect::<Vec<_>>());

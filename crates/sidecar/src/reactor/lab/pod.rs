@@ -4,15 +4,18 @@ use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use testground_linux::netns::{Netns, Tour};
 use testground_linux::packet_socket::{PacketSocket, PacketSocketOptions};
 use testground_linux::route::{Change, LinkChange, Route, RouteSocket, VethEnd};
 use testground_linux::tap::{self, Tap, TapOptions};
+use testground_linux::tc::TcSocket;
 
 use super::apply::State;
 use super::interface::{CONTROL_MTU, Interface};
+use super::wires::Wires;
 use super::{Inner, LabError, Slot};
 use crate::address::{CONTROL_GATEWAY, CONTROL_NETWORK};
 use crate::plan::PortId;
@@ -81,6 +84,8 @@ pub(super) enum Step {
 }
 
 const LOOPBACK: u32 = 1;
+/// How long an interface of the kernel's plane may take to carry packets.
+pub(super) const UP_WITHIN: Duration = Duration::from_secs(10);
 
 // === impl Inner ===
 
@@ -133,8 +138,15 @@ impl Inner {
             |e: &dyn Error| LabError::machine(format!("failed to make the network of {}", slot.name), e);
         let netns = tour.create().map_err(|e| fail(&e))?;
         let handed_out = netns.try_clone().map_err(|e| fail(&e))?.into_fd();
-        let interfaces: Vec<&Interface> = std::iter::once(&slot.control).chain(&slot.data).collect();
+        let on_switch = if self.wires.is_some() { &[] } else { &slot.data[..] };
+        let interfaces: Vec<&Interface> = std::iter::once(&slot.control).chain(on_switch).collect();
         let mut plugs = Vec::with_capacity(interfaces.len());
+        if let Some(wires) = &self.wires {
+            for (network, i) in slot.data.iter().enumerate() {
+                let cable = wires.cable(i.port, network, &netns, &i.name, i.mtu);
+                cable.map_err(|e| fail(&*e))?;
+            }
+        }
         for interface in &interfaces {
             let plug = self.wiring.plug(tour, &netns, &interface.name, interface.port);
             plugs.push(plug.map_err(|e| fail(&*e))?);
@@ -174,23 +186,67 @@ impl Inner {
             }
             attached.push(interface.port);
         }
+        if let Some(wires) = &self.wires
+            && let Err(error) = self.shape_pod(wires, slot, &index, &mut routes)
+        {
+            // The first failure is the one to tell.
+            let _ = self.switch.detach(slot.control.port);
+            let _ = slot.data.iter().map(|i| wires.detach(i.port)).collect::<Vec<_>>();
+            return Err(error);
+        }
         let data = slot.data.iter().map(|i| DataLink { link: index(i), state: State::first(&i.addresses) });
         *place = Some(Pod { netns, control, routing: Routing::DenyAll, data: data.collect() });
         Ok(handed_out)
     }
 
+    /// Puts what is wanted in force on the data interfaces of the namespace that the thread is in.
+    fn shape_pod(
+        &self,
+        wires: &Wires,
+        slot: &Slot,
+        index: &impl Fn(&Interface) -> u32,
+        routes: &mut RouteSocket,
+    ) -> Result<(), LabError> {
+        let fail =
+            |e: &dyn Error| LabError::machine(format!("failed to make the network of {}", slot.name), e);
+        for (network, interface) in slot.data.iter().enumerate() {
+            let link = index(interface);
+            let shown = format!("{}/{}", slot.name, self.networks[network].name);
+            let tc = TcSocket::open().map_err(|e| fail(&e))?;
+            let own = RouteSocket::open().map_err(|e| fail(&e))?;
+            wires.attach(
+                interface.port,
+                (&interface.name, link),
+                (shown, network, interface.mtu),
+                (tc, own),
+            )?;
+            // Under the lock, so that no plan comes between.
+            let shared = self.shared();
+            wires.install_on(&shared.plan, interface.port)?;
+        }
+        for interface in &slot.data {
+            routes.await_running(index(interface), UP_WITHIN).map_err(|e| fail(&e))?;
+        }
+        Ok(())
+    }
+
     /// Takes an instance's network away.
     pub(super) fn end_pod(&self, tour: &mut Tour, slot: &Slot) -> Result<(), LabError> {
         let Some(pod) = slot.pod().take() else { return Err(LabError::Absent(slot.name.clone())) };
-        let ports = std::iter::once(&slot.control).chain(&slot.data).map(|i| i.port);
+        let on_switch = if self.wires.is_some() { &[] } else { &slot.data[..] };
+        let ports = std::iter::once(&slot.control).chain(on_switch).map(|i| i.port);
         // All of them, and then the first failure.
         let detached: Vec<_> = ports.map(|port| self.switch.detach(port)).collect();
+        let cut: Vec<_> =
+            self.wires.iter().flat_map(|w| slot.data.iter().map(|i| w.detach(i.port))).collect();
         let unplugged = self.wiring.unplug(tour, slot);
+        let doing = || format!("failed to remove the network of {}", slot.name);
+        let cut = cut.into_iter().find_map(Result::err).map(|e| LabError::machine(doing(), &*e));
         self.forget(slot, &pod)?;
         for result in detached {
             result?;
         }
-        unplugged
+        cut.map_or(unplugged, Err)
     }
 
     fn port_spec(&self, slot: &Slot, interface: &Interface, plug: Plug) -> PortSpec {

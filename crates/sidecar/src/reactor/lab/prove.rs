@@ -7,13 +7,14 @@ use ipnet::{IpNet, Ipv4Net};
 use rustix::net::sockopt;
 use testground_linux::netns::Tour;
 use testground_linux::route::{Change, LinkChange, Route, RouteKind, RouteSocket};
+use testground_linux::tc::TcSocket;
 use testground_linux::udp::UdpSocket;
 use testground_model::event::Lateness;
 use testground_model::name::InstanceName;
 use testground_model::run::ProofSettings;
 use testground_model::topology::{Endpoint, Link};
 
-use super::pod::{bring_up, index_of};
+use super::pod::{UP_WITHIN, bring_up, index_of};
 use super::{Inner, LabError};
 use crate::plan::{Later, Member, PortId, words};
 use crate::plane::switch::snapshot::Snapshot;
@@ -134,7 +135,7 @@ impl Inner {
         let (near, near_end) = self.probe(tour, "near", 18, addresses(near_address))?;
         let far = self.probe(tour, "far", 19, addresses(far_address));
         let (far, far_end) = far.inspect_err(|_| {
-            let _ = self.switch.detach(near);
+            let _ = self.take_away(near);
         })?;
         Ok(Bench { near, far, ends: Ends { near: near_end, far: far_end } })
     }
@@ -150,7 +151,14 @@ impl Inner {
         let fail = |e: &dyn Error| LabError::machine("failed to make the ports of the proof".to_owned(), e);
         let port = self.shared().port();
         let netns = tour.create().map_err(|e| fail(&e))?;
-        let plug = self.wiring.plug(tour, &netns, PROBE, port).map_err(|e| fail(&*e))?;
+        let index = self.networks.len();
+        let plug = match &self.wires {
+            Some(wires) => {
+                wires.cable(port, index, &netns, PROBE, MTU).map_err(|e| fail(&*e))?;
+                None
+            }
+            None => Some(self.wiring.plug(tour, &netns, PROBE, port).map_err(|e| fail(&*e))?),
+        };
         let mut routes = RouteSocket::open().map_err(|e| fail(&e))?;
         let link = index_of(&mut routes, PROBE).map_err(|e| fail(&*e))?;
         let own = Ipv4Addr::new(198, half, 0, 1);
@@ -169,10 +177,20 @@ impl Inner {
             let _ = sockopt::set_socket_send_buffer_size(&socket, BUFFER);
         }
 
+        let shown = format!("{NETWORK}/{name}");
+        let Some(plug) = plug else {
+            if let Some(wires) = &self.wires {
+                routes.await_running(link, UP_WITHIN).map_err(|e| fail(&e))?;
+                let tc = TcSocket::open().map_err(|e| fail(&e))?;
+                wires.attach(port, (PROBE, link), (shown, index, MTU), (tc, routes))?;
+            }
+            self.enter(port, half, addresses)?;
+            return Ok((port, socket));
+        };
         self.switch.attach(PortSpec {
             port,
-            name: format!("{NETWORK}/{name}"),
-            network: NetworkKind::Data(self.networks.len() as u32),
+            name: shown,
+            network: NetworkKind::Data(index as u32),
             mac: mac_of(port),
             addresses: std::iter::once(IpAddr::V4(own)).chain(addresses.iter().copied()).collect(),
             fd: plug.fd,
@@ -181,12 +199,27 @@ impl Inner {
             gateway: false,
             allow_peers: false,
         })?;
+        self.enter(port, half, addresses)?;
+        Ok((port, socket))
+    }
+
+    /// Lets the plan know of a port of the proof.
+    fn enter(&self, port: PortId, half: u8, addresses: Vec<IpAddr>) -> Result<(), LabError> {
         self.replan(|plan| {
             let instance = InstanceName::new(NETWORK, u32::from(half));
             let network = NETWORK.to_owned();
             plan.attach(Member { port, instance, network, regions: Vec::new(), addresses });
-        })?;
-        Ok((port, socket))
+        })
+    }
+
+    /// Takes a port of the proof away.
+    fn take_away(&self, port: PortId) -> Result<(), LabError> {
+        match &self.wires {
+            Some(wires) => wires
+                .detach(port)
+                .map_err(|e| LabError::machine("failed to remove the ports of the proof".to_owned(), &*e)),
+            None => Ok(self.switch.detach(port)?),
+        }
     }
 
     fn clear(&self, bench: &Bench) -> Result<(), LabError> {
@@ -195,9 +228,9 @@ impl Inner {
             plan.detach(bench.near);
             plan.detach(bench.far);
         });
-        let near = self.switch.detach(bench.near);
-        let far = self.switch.detach(bench.far);
-        planned.and(near.map_err(LabError::from)).and(far.map_err(LabError::from))
+        let near = self.take_away(bench.near);
+        let far = self.take_away(bench.far);
+        planned.and(near).and(far)
     }
 }
 

@@ -125,6 +125,16 @@ impl Correlated {
         self.share_below(x)
     }
 
+    /// How much of the last `x` the next one has, 0 to 1.
+    pub fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    /// The `x` below which a share of all draws lies.
+    pub fn quantile(&self, share: f64) -> f64 {
+        self.start(share)
+    }
+
     /// The first `x` of a sequence: as likely as any later one, so that short sequences are right too.
     fn start(&self, fresh: f64) -> f64 {
         let Some(table) = &self.distribution else { return fresh };
