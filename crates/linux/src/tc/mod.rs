@@ -155,8 +155,16 @@ impl TcSocket {
     /// # Errors
     /// As for [`TcSocket::qdiscs`].
     pub fn classes(&mut self, index: u32) -> Result<Vec<FoundClass>, NetlinkError> {
+        self.classes_of(index, Handle::NONE)
+    }
+
+    /// The classes of one qdisc of an interface. Kernels (6.1 is one) may leave those of inner qdiscs out of a list of all.
+    ///
+    /// # Errors
+    /// As for [`TcSocket::qdiscs`].
+    pub fn classes_of(&mut self, index: u32, qdisc: Handle) -> Result<Vec<FoundClass>, NetlinkError> {
         let what = format!("list the classes of interface {index}");
-        let header = (Handle::NONE, Handle::NONE, 0);
+        let header = (Handle::NONE, qdisc, 0);
         parse(self.dump(&what, RTM_GETTCLASS, index, header)?, &what, dump::class)
     }
 

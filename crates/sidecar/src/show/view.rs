@@ -15,7 +15,7 @@ use crate::plane::switch::snapshot::Snapshot;
 /// A run's network at a moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct View {
-    /// What carries packets to and from the switch: `tap` or `packet-socket`.
+    /// What carries packets to and from the switch: `tap` or `packet-socket`; `veth` where the kernel carries them.
     pub ports: String,
     /// Seconds since the network was started.
     pub uptime: f64,

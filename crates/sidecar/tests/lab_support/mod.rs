@@ -37,6 +37,18 @@ pub fn everywhere<F: Future<Output = ()>>(test: &str, body: fn(PortKind) -> F) {
     }
 }
 
+/// Runs a test once, in a namespace of its own: as root, or else as an ordinary user in a user namespace.
+pub fn once(test: &str, body: impl FnOnce() + Send) {
+    if std::env::var(INSIDE).is_ok() || rustix::process::geteuid().is_root() {
+        return tour(|tour| {
+            tour.create().unwrap();
+            body();
+        })
+        .unwrap();
+    }
+    as_ordinary_user(test, PortKind::PacketSocket, false);
+}
+
 /// Who carries the data networks in this process.
 pub fn plane() -> Plane {
     std::env::var(PLANE).map_or(Plane::Switch, |name| name.parse().unwrap())

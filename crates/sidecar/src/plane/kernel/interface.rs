@@ -212,7 +212,7 @@ impl Interface {
 
     /// What has passed each class so far.
     fn statistics(&mut self) -> Result<BTreeMap<Minor, Stats>, KernelError> {
-        let classes = self.tc.classes(self.index).map_err(|e| refused(&self.name, e))?;
+        let classes = self.tc.classes_of(self.index, TREE).map_err(|e| refused(&self.name, e))?;
         let leaves = self.tc.qdiscs(self.index).map_err(|e| refused(&self.name, e))?;
         // A class does not know what was dropped below it.
         let drops: BTreeMap<Handle, u64> =

@@ -209,7 +209,7 @@ impl State {
         if !matches!(state.root, Root::Ours(_)) {
             return Ok(state);
         }
-        for class in tc.classes(index)? {
+        for class in tc.classes_of(index, TREE)? {
             if let Some((minor, found)) = found_class(&class, &qdiscs) {
                 state.classes.insert(minor, found);
             }
@@ -225,7 +225,7 @@ impl State {
 
     /// Asks the kernel how many packets wait in the classes.
     pub(super) fn count_waiting(&mut self, tc: &mut TcSocket, index: u32) -> Result<(), NetlinkError> {
-        for class in tc.classes(index)? {
+        for class in tc.classes_of(index, TREE)? {
             if let Some(found) = self.classes.get_mut(&class.handle.minor()) {
                 found.queued = class.stats.queued_packets;
             }
