@@ -63,7 +63,7 @@ pub enum EventKind {
     LabStarted {
         /// Lab init as the machine sees it.
         pid: u32,
-        /// `tap` or `packet-socket`.
+        /// `tap` or `packet-socket` to the switch, or `veth` on the kernel's plane.
         ports: String,
     },
     /// So many instances are attached to the network by now.

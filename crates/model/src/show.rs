@@ -6,7 +6,7 @@ use std::fmt;
 
 use crate::name::InstanceName;
 use crate::run::toml_value::Value;
-use crate::run::{Build, Group, Run};
+use crate::run::{Build, Group, Plane, Run};
 use crate::shape::{Chance, Discipline, Distribution, Filter, LinkShape, Loss, QueueLimit};
 use crate::topology::{Action, Change, Endpoint, Link};
 use crate::units::{show_duration, show_rate, show_size};
@@ -117,7 +117,7 @@ impl fmt::Display for Run {
         let show = show_duration;
         writeln!(
             f,
-            "  {}; seed {}, timeout {}, stall {}, grace {}, max_output {}, min_success {}%{}{}{}",
+            "  {}; seed {}, timeout {}, stall {}, grace {}, max_output {}, min_success {}%{}{}{}{}",
             instances(self.instance_count()),
             s.seed,
             show(s.timeout),
@@ -126,6 +126,7 @@ impl fmt::Display for Run {
             show_size(s.max_output),
             s.min_success,
             s.start_rate.map(|rate| format!(", start_rate {rate}")).unwrap_or_default(),
+            if s.plane == Plane::Switch { String::new() } else { format!(", plane {}", s.plane.name()) },
             if s.keep_going { ", keep_going" } else { "" },
             if self.disable_metrics { ", no metrics" } else { "" },
         )?;

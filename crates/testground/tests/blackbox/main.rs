@@ -12,6 +12,7 @@ mod main_path;
 mod measurements;
 mod network;
 mod outside;
+mod planes;
 mod plans;
 mod report;
 mod support;

@@ -58,6 +58,9 @@ instances = {{ count = {count} }}
     )
 }
 
+/// Names the plane that runs are to be carried by; the default where it is not set.
+const PLANE: &str = "TESTGROUND_TEST_PLANE";
+
 pub(crate) fn binary() -> PathBuf {
     match std::env::var_os("TESTGROUND_TEST_BINARY") {
         Some(path) => path.into(),
@@ -154,6 +157,10 @@ impl Session {
         fs::write(&events, "").expect("a file for events");
         let events_text = events.display().to_string();
         let mut args = vec!["run", "--events", &events_text];
+        let plane = std::env::var(PLANE).unwrap_or_default();
+        if !plane.is_empty() && !more.contains(&"--plane") {
+            args.extend(["--plane", &plane]);
+        }
         args.extend(more);
         args.push("plan");
         let child = self.command(&args).envs(env.iter().copied()).spawn().expect("the binary runs");

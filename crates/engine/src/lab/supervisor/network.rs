@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use testground_model::event::{EventKind, Lateness};
 use testground_model::name::InstanceName;
 use testground_model::outside::Endpoint;
+use testground_model::run::Plane;
 use testground_sidecar::reactor::lab::serve::{Keys, Notice, Serving};
 use testground_sidecar::reactor::lab::{LabNetwork, PortKind};
 use testground_sidecar::timeline::Timeline;
@@ -54,7 +55,11 @@ impl Ground {
     /// Starts the network and makes the lab's end.
     pub(super) async fn lay(setup: &Setup, client: &Client) -> Result<Ground, String> {
         let lab = LabNetwork::start(&setup.run, PortKind::Auto).map_err(text)?;
-        client.event(EventKind::LabStarted { pid: setup.lab_pid, ports: lab.ports().to_string() }).await;
+        client.event(EventKind::LabStarted { pid: setup.lab_pid, ports: lab.carrier() }).await;
+        if let Some(why) = lab.why_switch() {
+            let message = format!("the switch carries the packets, since the kernel plane can't: {why}");
+            client.event(EventKind::Warning { message }).await;
+        }
         let gateway = lab.gateway().await.map_err(text)?;
         Ok(Ground { lab, gateway })
     }
@@ -170,7 +175,7 @@ impl Networks {
 
     /// The emulator's own record of the run.
     pub(super) fn lateness(&self) -> Option<Lateness> {
-        self.lab.switch().snapshot().ok().map(|s| s.lateness())
+        self.lab.snapshot().ok().map(|s| s.lateness())
     }
 
     /// Tells the network as it is at the moment of asking.
@@ -223,6 +228,11 @@ impl Networks {
 
 /// Opens what is written while packets flow: captures and the record of decisions, in the outputs. Whether there is any.
 fn watch(lab: &LabNetwork, setup: &Setup) -> Result<bool, String> {
+    if lab.plane() == Plane::Kernel && (setup.record || setup.capture != Capture::Nobody) {
+        return Err(
+            "the kernel plane can't capture packets or record decisions: `--plane switch` can".to_owned()
+        );
+    }
     let captured: Vec<InstanceName> = match &setup.capture {
         Capture::Nobody => Vec::new(),
         Capture::Some(names) => names.clone(),

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use testground_model::outcome::ExitCode;
+use testground_model::run::Plane;
 
 use super::dynamic;
 
@@ -81,6 +82,10 @@ struct Common {
     /// Record every decision of the links for `testground network trace`.
     #[arg(long)]
     record: bool,
+    /// Who moves the packets: the switch (every effect, replay, captures), the kernel (HTB and netem), or auto: the kernel
+    /// where it can do all that the run asks for.
+    #[arg(long, value_name = "switch|kernel|auto")]
+    plane: Option<Plane>,
     /// Which of the composition's runs, separated by commas; all of them by default, sorted by name.
     #[arg(long, value_delimiter = ',')]
     run_ids: Vec<String>,

@@ -14,9 +14,10 @@ use testground_model::manifest::Manifest;
 use testground_model::outcome::ExitCode;
 use testground_model::pick::{COMPOSITION_DIRS, Pick, pick};
 use testground_model::resolve::{Overrides, resolve};
-use testground_model::run::Run;
+use testground_model::run::{Plane, Run};
 use testground_model::single::Single;
 use testground_model::template::{Expanded, expand, is_template};
+use testground_sidecar::plane::kernel::{Abilities, Wishes, refusals};
 
 use super::{Common, SingleArgs, What, link};
 use crate::cli::build;
@@ -96,14 +97,17 @@ pub(super) fn prepare(what: &What, common: &Common) -> anyhow::Result<Result<Pre
         late_fails: common.late_fails,
         ignore_artifacts,
         disable_metrics: common.disable_metrics,
+        plane: common.plane,
     };
+    let named_seed = common.seed.is_some() || composition.global.run_config.contains_key("seed");
     Ok(match resolve(&manifest, &composition, &files, &overrides) {
         Ok(Checked { value: mut runs, warnings }) => {
             eprint!("{}", warnings.render());
             if let Some(typed) = &common.link_sdk {
                 link::link_sdk(typed, &home, runs.iter_mut().flat_map(|run| &mut run.groups))?;
             }
-            for run in &runs {
+            for run in &mut runs {
+                choose_plane(run, common, named_seed)?;
                 for warning in sdk::warnings(run, &plan.dir) {
                     eprintln!("warning: run {}: {warning}", run.id);
                 }
@@ -124,6 +128,32 @@ pub(super) fn prepare(what: &What, common: &Common) -> anyhow::Result<Result<Pre
 pub(in crate::cli) fn concurrent_builds(composition: &Composition) -> usize {
     let wanted = composition.global.concurrent_builds.as_ref().map_or(0, |n| n.value as usize);
     if wanted > 0 { wanted } else { std::thread::available_parallelism().map_or(1, usize::from) }
+}
+
+/// Refuses what the kernel's plane can't do where it was asked for; where it was left open, the switch does it.
+fn choose_plane(run: &mut Run, common: &Common, named_seed: bool) -> anyhow::Result<()> {
+    if run.settings.plane == Plane::Switch {
+        return Ok(());
+    }
+    let wishes = Wishes { capture: !common.capture.is_empty(), record: common.record, replay: named_seed };
+    let refusals = refusals(run, wishes, &Abilities::default());
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    if run.settings.plane == Plane::Kernel {
+        bail!(
+            "run {}: the kernel plane can't do what is asked for; `--plane switch` can:\n  {}",
+            run.id,
+            refusals.join("\n  ")
+        );
+    }
+    eprintln!(
+        "run {}: the switch carries the packets, since the kernel plane can't: {}",
+        run.id,
+        refusals.join("; ")
+    );
+    run.settings.plane = Plane::Switch;
+    Ok(())
 }
 
 /// Shows runs as they were resolved.
