@@ -204,7 +204,7 @@ impl Interface {
         });
         for (minor, (key, shape)) in there.chain(self.retired.clone()) {
             if let Some(stats) = found.get(&minor) {
-                add(&mut counters.classes, key, shape, stats);
+                add(&mut counters.classes, key, &shape, stats);
             }
         }
         Ok(counters)
@@ -240,7 +240,7 @@ impl Interface {
         self.retired = waiting;
         for (minor, (key, shape)) in gone {
             if let Some(stats) = leaving.get(&minor) {
-                add(&mut self.past, key, shape, stats);
+                add(&mut self.past, key, &shape, stats);
             }
         }
     }
@@ -408,10 +408,10 @@ impl Interface {
 fn add(
     to: &mut BTreeMap<ClassKey, (Arc<LinkShape>, Stats)>,
     key: ClassKey,
-    shape: Arc<LinkShape>,
+    shape: &Arc<LinkShape>,
     stats: &Stats,
 ) {
-    let (_, sum) = to.entry(key).or_insert_with(|| (Arc::clone(&shape), Stats::default()));
+    let (_, sum) = to.entry(key).or_insert_with(|| (Arc::clone(shape), Stats::default()));
     sum.bytes += stats.bytes;
     sum.packets += stats.packets;
     sum.drops += stats.drops;

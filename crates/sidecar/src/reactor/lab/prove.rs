@@ -117,7 +117,9 @@ impl Inner {
                 }
             }
             let all_well = off.0.is_empty();
-            if all_well || clean || attempt == ATTEMPTS {
+            // The kernel does not say when it was late, so what is off there is measured again in any case.
+            let certain = clean && self.wires.is_none();
+            if all_well || certain || attempt == ATTEMPTS {
                 proved.clean &= all_well || clean;
                 if lateness.late_p99_us >= proved.lateness.late_p99_us {
                     proved.lateness = lateness;
