@@ -19,6 +19,19 @@ fn end_of(script: &str) -> (InstanceEnd, Option<i32>) {
 }
 
 #[test]
+fn an_instance_that_has_failed_and_goes_on_does_not_hold_the_run() {
+    let script = format!("trap '' TERM; {FAILURE}; while :; do sleep 1; done");
+    let session = Session::with_plan(&script, &composition(1, ""));
+    let done = session.run(&[]);
+    let failed = InstanceEnd::ReportedFailure { error: "no route".into() };
+    assert_eq!((done.end("g", 0), done.code), (failed, Some(1)), "{done:?}");
+    for signal in ["SIGTERM", "SIGKILL"] {
+        let said = format!("g[0] has failed, and goes on: it is sent {signal}");
+        assert!(done.stdout.contains(&said), "{said}: {done:?}");
+    }
+}
+
+#[test]
 fn every_end_has_its_own_word_and_exit_code() {
     assert_eq!(end_of("exit 0"), (InstanceEnd::Succeeded, Some(0)));
     assert_eq!(end_of(&format!("{START}; {SUCCESS}")), (InstanceEnd::Succeeded, Some(0)));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use testground_linux::vmstat;
 use testground_model::event::{EventKind, Report, Stream};
 use testground_model::name::InstanceName;
+use testground_model::outcome::signal_name;
 use testground_model::units::show_size;
 use testground_sidecar::reactor::lab::serve::Notice as NetworkNotice;
 use testground_sync::SyncEvent;
@@ -398,7 +399,7 @@ impl Dispatcher {
     }
 
     async fn on_report(&mut self, number: u32, source: Source, report: Report) {
-        if let Some(event) = self.ledger.reported(number, source, report) {
+        if let Some(event) = self.ledger.reported(number, source, report, Instant::now()) {
             self.client.event(event).await;
         }
     }
@@ -484,6 +485,7 @@ impl Dispatcher {
         if !self.released || self.stopping.is_some() {
             return;
         }
+        self.urge(now).await;
         if !self.stall.is_due(now) {
             return;
         }
@@ -495,6 +497,17 @@ impl Dispatcher {
             let still = self.stall.told(now);
             let barriers = waits::barriers(&snapshot, &self.addresses, ledger);
             self.client.event(EventKind::Stalled { seconds: still.as_secs_f64(), barriers }).await;
+        }
+    }
+
+    /// Ends instances that have failed by their own word and go on: a run would wait for them until its time is over.
+    async fn urge(&mut self, now: Instant) {
+        let grace = self.setup.run.settings.grace;
+        for (number, signal) in self.ledger.lingering(now, grace) {
+            let Some(instance) = self.ledger.name(number) else { continue };
+            let message = format!("{instance} has failed, and goes on: it is sent {}", signal_name(signal));
+            self.client.event(EventKind::Warning { message }).await;
+            self.init.order(Order::Signal { number, signal }, Vec::new());
         }
     }
 

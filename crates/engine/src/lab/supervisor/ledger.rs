@@ -4,8 +4,9 @@
 //! nothing that it said is missing from the judgement.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use testground_model::event::{EventKind, Report};
 use testground_model::name::InstanceName;
 use testground_model::outcome::InstanceEnd;
@@ -18,6 +19,9 @@ pub(super) enum Source {
     Stdout,
     Sync,
 }
+
+/// So long an instance may go on after it has said that it failed: to say more, or to write what it knows.
+pub(super) const LINGER: Duration = Duration::from_secs(10);
 
 /// All instances of the run, known by the number that init uses.
 #[derive(Debug, Default)]
@@ -45,6 +49,10 @@ struct Entry {
     oom_kills_after: u64,
     /// Its limit of memory, if the kernel has killed for it.
     over_limit: Option<u64>,
+    /// When it said that it has failed.
+    failed_at: Option<Instant>,
+    /// The last signal that it was sent because it had failed and didn't end.
+    urged: Option<i32>,
     open_streams: u8,
     tails: [Vec<String>; 2],
     over: bool,
@@ -74,6 +82,8 @@ impl Ledger {
             oom_kills: 0,
             oom_kills_after: 0,
             over_limit: None,
+            failed_at: None,
+            urged: None,
             open_streams: 2,
             tails: [Vec::new(), Vec::new()],
             over: false,
@@ -130,8 +140,31 @@ impl Ledger {
         }
     }
 
-    /// It said something; the event for the record unless the same was heard from the other source already.
-    pub(super) fn reported(&mut self, number: u32, source: Source, report: Report) -> Option<EventKind> {
+    /// Instances that have said they failed, [`LINGER`] ago or longer, and have not ended; each with the signal whose turn it
+    /// is: SIGTERM, and SIGKILL when that has not helped for the grace. Each signal comes once.
+    pub(super) fn lingering(&mut self, now: Instant, grace: Duration) -> Vec<(u32, i32)> {
+        let mut found = Vec::new();
+        for (number, entry) in self.entries.iter_mut().enumerate().filter(|(_, e)| !e.over && !e.stopped) {
+            let Some(waited) = entry.failed_at.map(|at| now.saturating_duration_since(at)) else { continue };
+            let signal = match entry.urged {
+                None if entry.end.is_none() && waited >= LINGER => Signal::TERM.as_raw(),
+                Some(term) if term == Signal::TERM.as_raw() && waited >= LINGER + grace => Signal::KILL.as_raw(),
+                _ => continue,
+            };
+            entry.urged = Some(signal);
+            found.push((number as u32, signal));
+        }
+        found
+    }
+
+    /// It said something at `now`; the event for the record unless the same was heard from the other source already.
+    pub(super) fn reported(
+        &mut self,
+        number: u32,
+        source: Source,
+        report: Report,
+        now: Instant,
+    ) -> Option<EventKind> {
         let entry = self.entries.get_mut(number as usize)?;
         entry.speaks = true;
         let twin = entry.unmatched.iter().position(|(s, r)| *s != source && *r == report);
@@ -143,6 +176,9 @@ impl Ledger {
             entry.unmatched.pop_front();
         }
         entry.unmatched.push_back((source, report.clone()));
+        if matches!(report, Report::Failure { .. } | Report::Crash { .. }) {
+            entry.failed_at.get_or_insert(now);
+        }
         match &report {
             // The worse word stays: a plan may record a success and fail later.
             Report::Crash { .. } => entry.verdict = Some(report.clone()),
@@ -271,7 +307,7 @@ mod tests {
     fn end_of(said: &[(Source, Report)], end: ProgramEnd, prepare: impl Fn(&mut Ledger, u32)) -> InstanceEnd {
         let (mut ledger, n, now) = one();
         for (source, report) in said {
-            ledger.reported(n, *source, report.clone());
+            ledger.reported(n, *source, report.clone(), now);
         }
         prepare(&mut ledger, n);
         assert!(ledger.ended(n, end, 7, now).is_none(), "streams are open");
@@ -348,14 +384,33 @@ mod tests {
     }
 
     #[test]
+    fn who_has_failed_and_goes_on_is_ended_in_two_steps() {
+        let (mut ledger, n, now) = one();
+        let (grace, after) = (Duration::from_secs(2), |seconds| now + Duration::from_secs(seconds));
+        assert!(ledger.lingering(after(100), grace).is_empty(), "it has said nothing bad");
+        ledger.reported(n, Source::Stdout, Report::Failure { error: "e".into() }, now);
+        ledger.reported(n, Source::Stdout, Report::Failure { error: "again".into() }, after(9));
+        let steps: Vec<_> = [9, 10, 11, 12, 13].map(|s| ledger.lingering(after(s), grace)).to_vec();
+        assert_eq!(steps, [vec![], vec![(n, 15)], vec![], vec![(n, 9)], vec![]]);
+        let killed = ProgramEnd::Signaled { signal: 9, core: false };
+        ledger.ended(n, killed, 7, after(12));
+        ledger.stream_closed(n, 0, [], after(12));
+        let event = ledger.stream_closed(n, 1, [], after(12));
+        let Some(EventKind::InstanceEnded { end: InstanceEnd::ReportedFailure { error }, .. }) = event else {
+            panic!("its own word is how it ended: {event:?}")
+        };
+        assert_eq!(error, "e");
+    }
+
+    #[test]
     fn what_is_said_twice_counts_once_and_what_is_said_again_counts_again() {
-        let (mut ledger, n, _) = one();
+        let (mut ledger, n, now) = one();
         let message = Report::Message { message: "hello".into() };
-        assert!(ledger.reported(n, Source::Stdout, message.clone()).is_some());
-        assert!(ledger.reported(n, Source::Stdout, message.clone()).is_some());
-        assert!(ledger.reported(n, Source::Sync, message.clone()).is_none());
-        assert!(ledger.reported(n, Source::Sync, message.clone()).is_none());
-        assert!(ledger.reported(n, Source::Sync, message).is_some());
+        assert!(ledger.reported(n, Source::Stdout, message.clone(), now).is_some());
+        assert!(ledger.reported(n, Source::Stdout, message.clone(), now).is_some());
+        assert!(ledger.reported(n, Source::Sync, message.clone(), now).is_none());
+        assert!(ledger.reported(n, Source::Sync, message.clone(), now).is_none());
+        assert!(ledger.reported(n, Source::Sync, message, now).is_some());
         assert_eq!(ledger.last_word(n).as_deref(), Some("hello"));
     }
 
