@@ -169,6 +169,7 @@ fn a_parent_that_dies_early_takes_the_waiting_child_along() {
 }
 
 #[test]
+#[allow(clippy::zombie_processes, reason = "its parent is to die first, without having waited")]
 fn a_leashed_group_dies_with_its_maker() {
     dies_with_its_parent("a_leashed_group_dies_with_its_maker", || {
         let group = LeashedGroup::new().unwrap();

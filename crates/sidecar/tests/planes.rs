@@ -277,8 +277,8 @@ async fn measure_all() {
         let within = if kernel { case.within.1 } else { case.within.0 };
         let mut measured = Vec::new();
         let fits = (0..ATTEMPTS).any(|_| {
-            let sample = a.0.enter(|| sender()).unwrap();
-            let receiver = b.0.enter(|| receiver()).unwrap();
+            let sample = a.0.enter(sender).unwrap();
+            let receiver = b.0.enter(receiver).unwrap();
             measured.push((case.of)(&send(&sample, &receiver, case.stream, &case.shape)));
             (measured[measured.len() - 1] - case.expected).abs() <= within + 1e-9
         });

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use testground_linux::fdpass::Channel;
+use testground_linux::Errno;
+use testground_linux::fdpass::{Channel, ChannelError};
 use testground_model::outside::Endpoint;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -124,8 +125,14 @@ impl Dialer {
         thread("ask dial").spawn(move || {
             while let Ok(ask) = asked.recv() {
                 let bytes = serde_json::to_vec(&ask).unwrap_or_default();
-                if let Err(e) = saying.send(&bytes, &[]) {
-                    unsaid.answer(ask.number, Err(format!("the client can't be asked: {e}")));
+                match saying.send(&bytes, &[]) {
+                    Ok(()) => {}
+                    // The other thread hears of it too, sooner or later.
+                    Err(ChannelError::Call { source: Errno::PIPE | Errno::CONNRESET, .. }) => unsaid.close(),
+                    Err(e) => {
+                        let why = format!("the client can't be asked: {}", super::init::text(e));
+                        unsaid.answer(ask.number, Err(why));
+                    }
                 }
             }
         })?;

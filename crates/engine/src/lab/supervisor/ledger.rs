@@ -148,7 +148,9 @@ impl Ledger {
             let Some(waited) = entry.failed_at.map(|at| now.saturating_duration_since(at)) else { continue };
             let signal = match entry.urged {
                 None if entry.end.is_none() && waited >= LINGER => Signal::TERM.as_raw(),
-                Some(term) if term == Signal::TERM.as_raw() && waited >= LINGER + grace => Signal::KILL.as_raw(),
+                Some(term) if term == Signal::TERM.as_raw() && waited >= LINGER + grace => {
+                    Signal::KILL.as_raw()
+                }
                 _ => continue,
             };
             entry.urged = Some(signal);

@@ -316,11 +316,11 @@ mod tests {
     fn what_has_no_memory_is_shared() {
         let late = LinkShape { latency: ms(50), ..LinkShape::default() };
         assert!(is_shareable(&late) && !acts_per_packet(&late));
-        let lossy = LinkShape { loss: Loss::Random(Chance::percent(1.0)), ..late.clone() };
+        let lossy = LinkShape { loss: Loss::Random(Chance::percent(1.0)), ..late };
         assert!(is_shareable(&lossy) && acts_per_packet(&lossy));
-        let narrow = LinkShape { bandwidth: Some(1_000_000), ..late.clone() };
+        let narrow = LinkShape { bandwidth: Some(1_000_000), ..late };
         let jitter = Spread { spread: ms(1), ..Spread::default() };
-        let trembling = LinkShape { jitter, ..late.clone() };
+        let trembling = LinkShape { jitter, ..late };
         let bursts =
             LinkShape { loss: Loss::GilbertElliott { p: 1.0, r: 9.0, bad: 100.0, good: 0.0 }, ..late };
         for shape in [narrow, trembling, bursts] {

@@ -225,7 +225,7 @@ mod tests {
         let jitter = Jitter { spread: Duration::from_millis(1), ..Jitter::default() };
         let trembling = LinkShape { jitter, ..base.clone() };
         assert_eq!(why(&trembling), "");
-        let mut overtaking = trembling.clone();
+        let mut overtaking = trembling;
         overtaking.jitter.may_reorder = true;
         assert!(why(&overtaking).contains("overtake"));
         overtaking.bandwidth = None;

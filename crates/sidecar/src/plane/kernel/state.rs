@@ -398,7 +398,7 @@ mod tests {
         let bucket = Settings::Tbf(Tbf { rate: FAST, burst: 0, limit: 1518 });
         let root = qdisc("tbf", ROOT, Handle::ROOT, bucket.clone());
         let tree = qdisc("htb", TREE, INSIDE, Settings::Htb(Htb::default()));
-        assert_eq!(root_of(&[root.clone()]), Root::None);
+        assert_eq!(root_of(std::slice::from_ref(&root)), Root::None);
         assert_eq!(root_of(&[root, tree]), Root::Ours(1518));
         assert_eq!(root_of(&[qdisc("noqueue", Handle::NONE, Handle::ROOT, Settings::Other)]), Root::None);
         let foreign = qdisc("tbf", Handle::new(1, 0), Handle::ROOT, bucket);
