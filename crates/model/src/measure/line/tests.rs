@@ -6,7 +6,9 @@ fn ns(line: &str) -> Result<Line<'_>, Fault> {
     parse(line.as_bytes(), Precision::Nanoseconds)
 }
 
-fn read(line: &str) -> (String, Vec<(String, String)>, Vec<(String, Value<'_>)>, Option<i64>) {
+type Fields<'a> = Vec<(String, Value<'a>)>;
+
+fn read(line: &str) -> (String, Vec<(String, String)>, Fields<'_>, Option<i64>) {
     let line = ns(line).unwrap_or_else(|e| panic!("{line}: {e}"));
     (
         line.measurement().into_owned(),
