@@ -27,3 +27,11 @@ ci:
 # Runs scenarios on a real kubelet (built first: minutes) and on the pod machine, and prints what differs. As root.
 kubelet-oracle +FILES:
     crates/pod/oracle/kubelet-oracle {{FILES}}
+
+# A fuzz target, such as `just fuzz pod load 600`; needs a nightly compiler, a C++ compiler and cargo-fuzz.
+fuzz CRATE TARGET SECONDS="600":
+    cd crates/{{CRATE}} && cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
+
+# A plan again and again until it fails; every round tells its seed.
+soak PLAN="plans/quickstart" ROUNDS="500":
+    cargo run --release -- run {{PLAN}} --repeat {{ROUNDS}} --until-fail
