@@ -88,6 +88,18 @@ fn quickstart_measures_what_it_asked_for() {
 }
 
 #[test]
+fn two_of_five_regions_lose_each_other_and_find_each_other_again() {
+    let session = with_plan("regions");
+    let done = run_measuring(&session, "regions");
+    let seen = |words: &str| done.lines().iter().filter(|line| line.contains(words)).count();
+    // Each of the two says so of the other, and none of the other eighteen pairs.
+    assert_eq!((seen(": lost back"), seen("round trip")), (2, 20), "{done:?}");
+    let change = |word: &str| done.stdout.lines().any(|l| l.contains(word) && l.contains("westeurope"));
+    assert!(change("partition") && change("heal"), "{}", done.stdout);
+    assert!(done.stdout.matches("\n    measured ").count() >= 10, "{}", done.stdout);
+}
+
+#[test]
 fn the_go_sdk_shapes_its_network_and_measures_it() {
     let session = with_plan("ping-go");
     if !with_go(&session, "the_go_sdk_shapes_its_network_and_measures_it") {
