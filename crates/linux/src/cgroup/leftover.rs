@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
@@ -31,17 +31,33 @@ pub fn find() -> Vec<PathBuf> {
     found
 }
 
-/// Removes one of those.
+/// How long somebody else who removes the same one is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Removes one of those. One that is gone already is removed.
 ///
 /// # Errors
 /// When its run lives after all, something else runs in it, or it is not this user's.
+#[allow(clippy::disallowed_methods, reason = "a lock can't be waited for with an end")]
 pub fn remove(path: &Path) -> Result<(), CgroupError> {
-    let dir = open(path).map_err(refused("open", path))?;
-    lock(dir.as_fd(), FlockOperation::NonBlockingLockExclusive).map_err(|_| CgroupError {
-        what: "remove",
-        path: path.to_owned(),
-        source: io::Error::new(io::ErrorKind::WouldBlock, "its run lives"),
-    })?;
+    let deadline = Instant::now() + PATIENCE;
+    let _dir = loop {
+        let dir = match open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened.map_err(refused("open", path))?,
+        };
+        if lock(dir.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok() {
+            break dir;
+        }
+        if Instant::now() >= deadline {
+            return Err(CgroupError {
+                what: "remove",
+                path: path.to_owned(),
+                source: io::Error::new(io::ErrorKind::WouldBlock, "its run lives"),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
     let now = Instant::now();
     empty(path, now).and(rmdir(path, now))
 }

@@ -245,7 +245,10 @@ fn lock(dir: BorrowedFd<'_>, how: FlockOperation) -> io::Result<()> {
 
 /// Removes the cgroups below one, until `deadline`.
 fn empty(dir: &Path, deadline: Instant) -> Result<(), CgroupError> {
-    let entries = fs::read_dir(dir).map_err(refused("read", dir))?;
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => read.map_err(refused("read", dir))?,
+    };
     let mut first = Ok(());
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         let below = entry.path();
