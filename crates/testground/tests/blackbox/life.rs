@@ -34,7 +34,9 @@ fn runs_are_listed_shown_and_removed() {
     assert!(none.code == Some(2) && none.stderr.contains("no run has left anything"), "{none:?}");
 
     let good = id(&ran(&session, 0));
-    session.write("plan/composition.toml", &composition(2, ""));
+    // The first one is to end by itself, also when the second one fails before.
+    let both = composition(2, "[global.run_config]\nkeep_going = true\n");
+    session.write("plan/composition.toml", &both);
     let bad = id(&ran(&session, 1));
     let listed = json(&session.testground(&["runs", "list", "--json"]));
     let ids: Vec<&str> = listed.as_array().expect("a list").iter().filter_map(|r| r["id"].as_str()).collect();
