@@ -5,7 +5,8 @@ use netlink_packet_route::tc::TcHeader;
 use super::attributes::{Walk, long, text, word};
 use super::change::{TCA_KIND, TCA_OPTIONS};
 use super::filter::{
-    self, TCA_BPF_CLASSID, TCA_BPF_OPS, TCA_FLOWER_CLASSID, TCA_U32_CLASSID, TCA_U32_DIVISOR,
+    self, FIRST_ACTION, TCA_BPF_CLASSID, TCA_BPF_OPS, TCA_FLOWER_CLASSID, TCA_U32_ACT, TCA_U32_CLASSID,
+    TCA_U32_DIVISOR,
 };
 use super::{BpfInstruction, Handle, Htb, HtbClass, Netem, Tbf};
 
@@ -82,6 +83,8 @@ pub struct FoundFilter {
     pub class: Option<Handle>,
     /// Whether it is a table of u32 filters, or the root of them.
     pub is_table: bool,
+    /// What its action was given, where it is a u32 filter with one. The headers of a super-packet count once.
+    pub acted_on: Stats,
     /// The instructions of a classic program; empty for other filters.
     pub program: Vec<BpfInstruction>,
     /// Its options, as the kernel tells them.
@@ -174,6 +177,7 @@ pub(super) fn filter(body: &[u8]) -> Option<FoundFilter> {
         ethertype: u16::from_be(parts.header.info as u16),
         handle: handle.0,
         class: class_kind.and_then(find).map(|value| Handle(word(value, 0))),
+        acted_on: if parts.kind == "u32" { find(TCA_U32_ACT).map(action).unwrap_or_default() } else { Stats::default() },
         is_table: parts.kind == "u32" && find(TCA_U32_DIVISOR).is_some(),
         program: match parts.kind.as_str() {
             "bpf" => find(TCA_BPF_OPS).map(filter::instructions).unwrap_or_default(),
@@ -182,6 +186,12 @@ pub(super) fn filter(body: &[u8]) -> Option<FoundFilter> {
         kind: parts.kind,
         options: parts.options.to_vec(),
     })
+}
+
+/// The counters of the first action of several.
+fn action(actions: &[u8]) -> Stats {
+    let find = |attributes, wanted| Walk(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    find(actions, FIRST_ACTION).and_then(|first| find(first, TCA_ACT_STATS)).map(stats).unwrap_or_default()
 }
 
 fn stats(value: &[u8]) -> Stats {
@@ -211,6 +221,8 @@ fn stats(value: &[u8]) -> Stats {
 /// Of `struct tcmsg`.
 const HEADER: usize = 20;
 const TCA_STATS2: u16 = 7;
+// linux/pkt_cls.h
+const TCA_ACT_STATS: u16 = 4;
 // linux/gen_stats.h
 const TCA_STATS_BASIC: u16 = 1;
 const TCA_STATS_QUEUE: u16 = 3;

@@ -95,8 +95,8 @@ pub struct U32Key {
     pub value: u32,
     /// Which bits of the 32.
     pub mask: u32,
-    /// Where they are: a multiple of 4, in bytes from the start of the IP header.
-    pub offset: u16,
+    /// Where they are: a multiple of 4, in bytes from the start of the IP header. The Ethernet header is before it, at -14.
+    pub offset: i16,
 }
 
 /// An instruction of a classic program (`struct sock_filter`).
@@ -123,7 +123,16 @@ impl U32Key {
         Self::address(network, 12, 8)
     }
 
-    fn address(network: IpNet, v4_at: u16, v6_at: u16) -> Vec<Self> {
+    /// The keys for packets to a hardware address.
+    pub fn hardware([a, b, c, d, e, f]: [u8; 6]) -> [Self; 2] {
+        let value = u32::from_be_bytes([0, 0, a, b]);
+        [
+            Self { value, mask: 0x0000_ffff, offset: -16 },
+            Self { value: u32::from_be_bytes([c, d, e, f]), mask: u32::MAX, offset: -12 },
+        ]
+    }
+
+    fn address(network: IpNet, v4_at: i16, v6_at: i16) -> Vec<Self> {
         let (address, mask, at) = match network {
             IpNet::V4(net) => (net.network().octets().to_vec(), net.netmask().octets().to_vec(), v4_at),
             IpNet::V6(net) => (net.network().octets().to_vec(), net.netmask().octets().to_vec(), v6_at),
@@ -136,7 +145,7 @@ impl U32Key {
             .map(|(at_word, (value, mask))| Self {
                 value: word(value),
                 mask: word(mask),
-                offset: at + 4 * at_word as u16,
+                offset: at + 4 * at_word as i16,
             })
             .filter(|key| key.mask != 0)
             .collect();
@@ -258,7 +267,7 @@ fn selector(keys: &[U32Key], flags: u8, hash_offset: u16, hash_mask: u32) -> Vec
     for key in keys {
         bytes.extend(key.mask.to_be_bytes());
         bytes.extend(key.value.to_be_bytes());
-        bytes.extend(u32::from(key.offset).to_ne_bytes());
+        bytes.extend(i32::from(key.offset).to_ne_bytes());
         bytes.extend([0; 4]);
     }
     bytes
@@ -290,7 +299,7 @@ const TCA_U32_HASH: u16 = 2;
 const TCA_U32_LINK: u16 = 3;
 pub(super) const TCA_U32_DIVISOR: u16 = 4;
 const TCA_U32_SEL: u16 = 5;
-const TCA_U32_ACT: u16 = 7;
+pub(super) const TCA_U32_ACT: u16 = 7;
 const TC_U32_TERMINAL: u8 = 1;
 pub(super) const TCA_FLOWER_CLASSID: u16 = 1;
 const TCA_FLOWER_ACT: u16 = 3;
@@ -303,7 +312,7 @@ const TCA_FLOWER_FLAGS: u16 = 22;
 pub(super) const TCA_BPF_CLASSID: u16 = 3;
 const TCA_BPF_OPS_LEN: u16 = 4;
 pub(super) const TCA_BPF_OPS: u16 = 5;
-const FIRST_ACTION: u16 = 1;
+pub(super) const FIRST_ACTION: u16 = 1;
 const TCA_ACT_KIND: u16 = 1;
 const TCA_ACT_OPTIONS: u16 = 2;
 const TCA_MIRRED_PARMS: u16 = 2;

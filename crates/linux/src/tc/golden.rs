@@ -209,6 +209,23 @@ fn cases() -> BTreeMap<&'static str, Action> {
             },
         ),
         (
+            "u32-ether-mirred",
+            Action::AddFilter {
+                parent: Handle::CLSACT_INGRESS,
+                priority: 9,
+                protocol: Protocol::Ipv4,
+                filter: u32_filter(
+                    [
+                        U32Key::hardware([0x02, 0x74, 1, 2, 3, 4]).to_vec(),
+                        U32Key::destination(net("10.1.2.3/32")),
+                    ]
+                    .concat(),
+                    U32Target::Is(redirect),
+                    None,
+                ),
+            },
+        ),
+        (
             "matchall-mirred",
             Action::AddFilter {
                 parent: Handle::CLSACT_INGRESS,
