@@ -273,7 +273,7 @@ fn a_program_sorts_packets_and_arrivals_pass_an_ifb() {
             step(0x06, 0, 0, class(0x10).0),
             step(0x06, 0, 0, 0),
         ];
-        let filter = Filter::Bpf { program, class: class(0xff) };
+        let filter = Filter::Bpf { program, target: Target::Class(class(0xff)) };
         cable.apply(vec![
             tree(0xff),
             leaf(0x10, 1_000_000),
@@ -327,6 +327,42 @@ fn a_program_sorts_packets_and_arrivals_pass_an_ifb() {
             "{shown} is not in {}..={later}",
             fifo.stats.packets
         );
+    });
+}
+
+#[test]
+fn a_program_sends_what_leaves_one_interface_into_another_one() {
+    in_lab("a_program_sends_what_leaves_one_interface_into_another_one", &BOTH, |_| {
+        let mut cable = Cable::new();
+        let mut route = RouteSocket::open().unwrap();
+        route.apply(&[Change::CreateIfb { name: "in" }]).unwrap();
+        let index = route.link("in").unwrap().unwrap().index;
+        route.apply(&[Change::Link(LinkChange { up: Some(true), ..LinkChange::new(index) })]).unwrap();
+        let clsact = || Action::AddQdisc {
+            parent: Handle::INGRESS,
+            handle: Handle::INGRESS_QDISC,
+            qdisc: Qdisc::Clsact,
+        };
+        let filter =
+            |parent, filter| Action::AddFilter { parent, priority: 1, protocol: Protocol::All, filter };
+        let program = vec![BpfInstruction { code: 0x06, jump_true: 0, jump_false: 0, operand: u32::MAX }];
+        let deliver = Target::Deliver { index };
+        cable.apply(vec![
+            clsact(),
+            filter(Handle::CLSACT_EGRESS, Filter::Bpf { program: program.clone(), target: deliver }),
+        ]);
+        let counted = Filter::Bpf { program, target: Target::Class(class(1)) };
+        let there = [clsact(), filter(Handle::CLSACT_INGRESS, counted)];
+        cable.tc.apply(&there.map(|action| TcChange { index, action })).unwrap();
+        cable.send(7);
+        let arrived = |tc: &mut TcSocket| {
+            let found = tc.qdiscs(index).unwrap();
+            found.iter().find(|qdisc| qdisc.kind == "clsact").unwrap().stats.packets
+        };
+        assert_eq!(arrived(&mut cable.tc), 1);
+        let found = cable.tc.filters(cable.a, Handle::CLSACT_EGRESS).unwrap();
+        let told: Vec<_> = found.iter().filter_map(|filter| filter.redirect).collect();
+        assert_eq!(told, [deliver], "{found:?}");
     });
 }
 

@@ -5,8 +5,8 @@ use netlink_packet_route::tc::TcHeader;
 use super::attributes::{Walk, long, text, word};
 use super::change::{TCA_KIND, TCA_OPTIONS};
 use super::filter::{
-    self, FIRST_ACTION, TCA_BPF_CLASSID, TCA_BPF_OPS, TCA_FLOWER_CLASSID, TCA_U32_ACT, TCA_U32_CLASSID,
-    TCA_U32_DIVISOR,
+    self, FIRST_ACTION, TCA_BPF_ACT, TCA_BPF_CLASSID, TCA_BPF_OPS, TCA_FLOWER_ACT, TCA_FLOWER_CLASSID,
+    TCA_MATCHALL_ACT, TCA_U32_ACT, TCA_U32_CLASSID, TCA_U32_DIVISOR, Target,
 };
 use super::{BpfInstruction, Handle, Htb, HtbClass, Netem, Tbf};
 
@@ -81,9 +81,11 @@ pub struct FoundFilter {
     pub kind: String,
     /// The class that it sends to.
     pub class: Option<Handle>,
+    /// The interface that it sends to instead.
+    pub redirect: Option<Target>,
     /// Whether it is a table of u32 filters, or the root of them.
     pub is_table: bool,
-    /// What its action was given, where it is a u32 filter with one. The headers of a super-packet count once.
+    /// What its action was given, where it has one. The headers of a super-packet count once.
     pub acted_on: Stats,
     /// The instructions of a classic program; empty for other filters.
     pub program: Vec<BpfInstruction>,
@@ -163,10 +165,11 @@ pub(super) fn class(body: &[u8]) -> Option<FoundClass> {
 pub(super) fn filter(body: &[u8]) -> Option<FoundFilter> {
     let parts = Parts::of(body)?;
     let (index, handle, parent) = parts.handles();
-    let class_kind = match parts.kind.as_str() {
-        "u32" => Some(TCA_U32_CLASSID),
-        "flower" | "matchall" => Some(TCA_FLOWER_CLASSID),
-        "bpf" => Some(TCA_BPF_CLASSID),
+    let kinds = match parts.kind.as_str() {
+        "u32" => Some((TCA_U32_CLASSID, TCA_U32_ACT)),
+        "flower" => Some((TCA_FLOWER_CLASSID, TCA_FLOWER_ACT)),
+        "matchall" => Some((TCA_FLOWER_CLASSID, TCA_MATCHALL_ACT)),
+        "bpf" => Some((TCA_BPF_CLASSID, TCA_BPF_ACT)),
         _ => None,
     };
     let find = |wanted: u16| Walk(parts.options).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
@@ -176,8 +179,9 @@ pub(super) fn filter(body: &[u8]) -> Option<FoundFilter> {
         priority: (parts.header.info >> 16) as u16,
         ethertype: u16::from_be(parts.header.info as u16),
         handle: handle.0,
-        class: class_kind.and_then(find).map(|value| Handle(word(value, 0))),
-        acted_on: if parts.kind == "u32" { find(TCA_U32_ACT).map(action).unwrap_or_default() } else { Stats::default() },
+        class: kinds.and_then(|(class, _)| find(class)).map(|value| Handle(word(value, 0))),
+        redirect: kinds.and_then(|(_, action)| find(action)).and_then(Target::of_actions),
+        acted_on: kinds.and_then(|(_, action)| find(action)).map(action_stats).unwrap_or_default(),
         is_table: parts.kind == "u32" && find(TCA_U32_DIVISOR).is_some(),
         program: match parts.kind.as_str() {
             "bpf" => find(TCA_BPF_OPS).map(filter::instructions).unwrap_or_default(),
@@ -189,8 +193,9 @@ pub(super) fn filter(body: &[u8]) -> Option<FoundFilter> {
 }
 
 /// The counters of the first action of several.
-fn action(actions: &[u8]) -> Stats {
-    let find = |attributes, wanted| Walk(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+fn action_stats(actions: &[u8]) -> Stats {
+    let find =
+        |attributes, wanted| Walk(attributes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     find(actions, FIRST_ACTION).and_then(|first| find(first, TCA_ACT_STATS)).map(stats).unwrap_or_default()
 }
 

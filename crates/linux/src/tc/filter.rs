@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::Handle;
-use super::attributes::{Attributes, words_of};
+use super::attributes::{Attributes, Walk, text, word, words_of};
 
 /// How packets are told apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,12 +42,12 @@ pub enum Filter {
         target: Target,
     },
     /// By a program of the classic kind (linux/filter.h), which needs no power over the machine. It answers 0 for "no match",
-    /// -1 for the class given here, or the class itself as its handle's number.
+    /// -1 for a match, or a class as its handle's number.
     Bpf {
         /// Its instructions, 4,096 at most.
         program: Vec<BpfInstruction>,
-        /// The class for an answer of -1.
-        class: Handle,
+        /// What becomes of a match; a class that the program names itself goes before the one here.
+        target: Target,
     },
 }
 
@@ -59,6 +59,11 @@ pub enum Target {
     /// It leaves by this interface instead (mirred).
     Redirect {
         /// The interface's index; an IFB device, say.
+        index: u32,
+    },
+    /// It arrives at this interface instead (mirred; Linux 4.10 and newer).
+    Deliver {
+        /// The interface's index.
         index: u32,
     },
 }
@@ -215,7 +220,7 @@ impl Filter {
                     options.bytes(TCA_FLOWER_KEY_ETH_TYPE, &ethertype.to_be_bytes());
                 }
             }
-            Self::Bpf { program, class } => {
+            Self::Bpf { program, target } => {
                 let bytes: Vec<u8> = program
                     .iter()
                     .flat_map(|instruction| {
@@ -224,10 +229,8 @@ impl Filter {
                         [code_low, code_high, instruction.jump_true, instruction.jump_false, a, b, c, d]
                     })
                     .collect();
-                options
-                    .u32(TCA_BPF_CLASSID, class.0)
-                    .u16(TCA_BPF_OPS_LEN, program.len() as u16)
-                    .bytes(TCA_BPF_OPS, &bytes);
+                target.write(&mut options, TCA_BPF_CLASSID, TCA_BPF_ACT);
+                options.u16(TCA_BPF_OPS_LEN, program.len() as u16).bytes(TCA_BPF_OPS, &bytes);
             }
         }
         options
@@ -236,23 +239,37 @@ impl Filter {
 
 impl Target {
     fn write(self, options: &mut Attributes, class_kind: u16, action_kind: u16) {
-        match self {
+        let (what, index) = match self {
             Self::Class(class) => {
                 options.u32(class_kind, class.0);
+                return;
             }
-            Self::Redirect { index } => {
-                let mut parameters = Attributes::default();
-                // struct tc_mirred: number, capabilities, verdict, two counts of references, what to do, and where to.
-                parameters.bytes(
-                    TCA_MIRRED_PARMS,
-                    &words_of(&[0, 0, TC_ACT_STOLEN, 0, 0, TCA_EGRESS_REDIR, index]),
-                );
-                let mut action = Attributes::default();
-                action.text(TCA_ACT_KIND, "mirred").marked(TCA_ACT_OPTIONS, &parameters);
-                let mut actions = Attributes::default();
-                actions.bytes(FIRST_ACTION, action.as_bytes());
-                options.bytes(action_kind, actions.as_bytes());
-            }
+            Self::Redirect { index } => (TCA_EGRESS_REDIR, index),
+            Self::Deliver { index } => (TCA_INGRESS_REDIR, index),
+        };
+        let mut parameters = Attributes::default();
+        // struct tc_mirred: number, capabilities, verdict, two counts of references, what to do, and where to.
+        parameters.bytes(TCA_MIRRED_PARMS, &words_of(&[0, 0, TC_ACT_STOLEN, 0, 0, what, index]));
+        let mut action = Attributes::default();
+        action.text(TCA_ACT_KIND, "mirred").marked(TCA_ACT_OPTIONS, &parameters);
+        let mut actions = Attributes::default();
+        actions.bytes(FIRST_ACTION, action.as_bytes());
+        options.bytes(action_kind, actions.as_bytes());
+    }
+
+    /// The redirection that a filter's actions are, from a dump; none where they are anything else.
+    pub(super) fn of_actions(actions: &[u8]) -> Option<Self> {
+        let find = |bytes, wanted| Walk(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+        let action = find(actions, FIRST_ACTION)?;
+        if text(find(action, TCA_ACT_KIND)?) != "mirred" {
+            return None;
+        }
+        let parameters = find(find(action, TCA_ACT_OPTIONS)?, TCA_MIRRED_PARMS)?;
+        let index = word(parameters, 6);
+        match word(parameters, 5) {
+            TCA_EGRESS_REDIR => Some(Self::Redirect { index }),
+            TCA_INGRESS_REDIR => Some(Self::Deliver { index }),
+            _ => None,
         }
     }
 }
@@ -293,7 +310,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 
 // linux/pkt_cls.h, linux/tc_act/tc_mirred.h, linux/if_ether.h
 const TCA_MATCHALL_CLASSID: u16 = 1;
-const TCA_MATCHALL_ACT: u16 = 2;
+pub(super) const TCA_MATCHALL_ACT: u16 = 2;
 pub(super) const TCA_U32_CLASSID: u16 = 1;
 const TCA_U32_HASH: u16 = 2;
 const TCA_U32_LINK: u16 = 3;
@@ -302,13 +319,14 @@ const TCA_U32_SEL: u16 = 5;
 pub(super) const TCA_U32_ACT: u16 = 7;
 const TC_U32_TERMINAL: u8 = 1;
 pub(super) const TCA_FLOWER_CLASSID: u16 = 1;
-const TCA_FLOWER_ACT: u16 = 3;
+pub(super) const TCA_FLOWER_ACT: u16 = 3;
 const TCA_FLOWER_KEY_ETH_TYPE: u16 = 8;
 const TCA_FLOWER_KEY_IPV4_SRC: u16 = 10;
 const TCA_FLOWER_KEY_IPV4_DST: u16 = 12;
 const TCA_FLOWER_KEY_IPV6_SRC: u16 = 14;
 const TCA_FLOWER_KEY_IPV6_DST: u16 = 16;
 const TCA_FLOWER_FLAGS: u16 = 22;
+pub(super) const TCA_BPF_ACT: u16 = 1;
 pub(super) const TCA_BPF_CLASSID: u16 = 3;
 const TCA_BPF_OPS_LEN: u16 = 4;
 pub(super) const TCA_BPF_OPS: u16 = 5;
@@ -318,5 +336,6 @@ const TCA_ACT_OPTIONS: u16 = 2;
 const TCA_MIRRED_PARMS: u16 = 2;
 const TC_ACT_STOLEN: u32 = 4;
 const TCA_EGRESS_REDIR: u32 = 1;
+const TCA_INGRESS_REDIR: u32 = 3;
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;

@@ -31,7 +31,8 @@ fn cases() -> BTreeMap<&'static str, Action> {
     let u32_filter = |keys, target, bucket| Filter::U32 { keys, target, bucket };
     let to = |minor| U32Target::Is(Target::Class(Handle::new(1, minor)));
     let net = |text: &str| text.parse::<ipnet::IpNet>().unwrap();
-    let redirect = Target::Redirect { index: 4 };
+    let (redirect, deliver) = (Target::Redirect { index: 4 }, Target::Deliver { index: 4 });
+    let anything = vec![BpfInstruction { code: 6, jump_true: 0, jump_false: 0, operand: u32::MAX }];
     let qdisc = |parent, handle, qdisc| Action::AddQdisc { parent, handle, qdisc };
     BTreeMap::from([
         ("qdisc-htb", qdisc(Handle::ROOT, tree, Qdisc::Htb(Htb { default_class: 0x10, ..Htb::default() }))),
@@ -226,6 +227,15 @@ fn cases() -> BTreeMap<&'static str, Action> {
             },
         ),
         (
+            "u32-mirred-ingress",
+            Action::AddFilter {
+                parent: Handle::CLSACT_EGRESS,
+                priority: 1,
+                protocol: Protocol::Ipv4,
+                filter: u32_filter(U32Key::destination(net("10.0.0.2/32")), U32Target::Is(deliver), None),
+            },
+        ),
+        (
             "matchall-mirred",
             Action::AddFilter {
                 parent: Handle::CLSACT_INGRESS,
@@ -268,9 +278,27 @@ fn cases() -> BTreeMap<&'static str, Action> {
                         BpfInstruction { code: 40, jump_true: 0, jump_false: 0, operand: 12 },
                         BpfInstruction { code: 6, jump_true: 0, jump_false: 0, operand: 65_552 },
                     ],
-                    class: Handle::new(1, 0x10),
+                    target: Target::Class(Handle::new(1, 0x10)),
                 },
             ),
+        ),
+        (
+            "bpf-mirred",
+            Action::AddFilter {
+                parent: Handle::CLSACT_INGRESS,
+                priority: 7,
+                protocol: Protocol::All,
+                filter: Filter::Bpf { program: anything.clone(), target: redirect },
+            },
+        ),
+        (
+            "bpf-mirred-ingress",
+            Action::AddFilter {
+                parent: Handle::CLSACT_EGRESS,
+                priority: 7,
+                protocol: Protocol::All,
+                filter: Filter::Bpf { program: anything, target: deliver },
+            },
         ),
         ("filter-del", Action::DeletePriority { parent: tree, priority: 5, protocol: Protocol::Ipv4 }),
         (

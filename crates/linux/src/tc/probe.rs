@@ -214,7 +214,7 @@ fn try_all() -> Vec<AbilityState> {
     let flower = Filter::Flower { source: None, destination: Some(everywhere), target: to_class };
     note(Ability::Flower, filter(2, Protocol::Ipv4, flower));
     let answer = BpfInstruction { code: 6, jump_true: 0, jump_false: 0, operand: 0 };
-    note(Ability::Bpf, filter(3, Protocol::All, Filter::Bpf { program: vec![answer], class: class(1) }));
+    note(Ability::Bpf, filter(3, Protocol::All, Filter::Bpf { program: vec![answer], target: to_class }));
     let matchall = note(Ability::MatchAll, filter(4, Protocol::All, Filter::MatchAll { target: to_class }));
     let redirect = Target::Redirect { index: elsewhere };
     let mirred = if matchall {

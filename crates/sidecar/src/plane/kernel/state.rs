@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use testground_linux::tc::{
     Action, Filter, FoundClass, FoundQdisc, Handle, Htb, HtbClass, NetlinkError, Protocol, Qdisc, Settings,
-    Tbf, TcSocket,
+    Target as TcTarget, Tbf, TcSocket,
 };
 
 use super::carry::Leaf;
@@ -180,7 +180,7 @@ impl State {
                 parent: TREE,
                 priority,
                 protocol: Protocol::All,
-                filter: Filter::Bpf { program: program.clone(), class: TREE },
+                filter: Filter::Bpf { program: program.clone(), target: TcTarget::Class(TREE) },
             }));
             kept = Some(priority);
         }
