@@ -3,6 +3,8 @@
 //! `cargo bench -p testground-sidecar --bench switch [-- FILTER...]`, as root. Filters: `unshaped`, `rate` (rates in
 //! Mbit/s may follow), `delayed`, `lateness`, `ports`, `memory`, `inside`.
 
+#[path = "../tests/lab_support/mod.rs"]
+mod lab_support;
 #[path = "../tests/switch_lab/mod.rs"]
 mod switch_lab;
 
@@ -46,12 +48,17 @@ fn main() {
     }
 }
 
-/// TCP, a flood of 64-byte frames, and round trips, over both; the turns alternate, so that both see the same machine.
+/// TCP, a flood of 64-byte frames, and round trips, over both; the turns alternate, so that both see the same machine. `lab`
+/// is what instances of a run have; the others are the ports by themselves.
 fn unshaped() {
     let mut figures = Vec::new();
     for _ in 0..5 {
         let (a, b) = peer::veth(None);
         figures.push(load::all_unshaped("veth", &a, &b));
+        let lab = peer::lab();
+        load::pin_congestion_control(&lab.hosts);
+        figures.push(load::all_unshaped("lab", &lab.hosts[0], &lab.hosts[1]));
+        drop(lab);
         for (peer, carrier) in [("switch/tap", Carrier::Tap), ("switch/af_packet", Carrier::PacketSocket)] {
             let lab = Lab::new(2, carrier);
             load::pin_congestion_control(&lab.hosts);
@@ -103,6 +110,12 @@ fn delayed() {
             let (goodput, _) = load::goodput(&lab.hosts[0], &lab.hosts[1], 3);
             let name = format!("tcp_at_{micros}_us_one_way");
             figures.push(vec![Figure::new(&name, goodput / 1e9, "Gbit/s", "switch/tap")]);
+            drop(lab);
+            let lab = peer::lab();
+            load::raise_buffers(&lab.hosts);
+            lab.shape(LinkShape { latency: Duration::from_micros(micros), ..LinkShape::default() });
+            let (goodput, _) = load::goodput(&lab.hosts[0], &lab.hosts[1], 3);
+            figures.push(vec![Figure::new(&name, goodput / 1e9, "Gbit/s", "lab")]);
         }
     }
     load::print_medians(figures);
@@ -135,6 +148,14 @@ fn lateness() {
                     "us",
                     "switch/tap",
                 ),
+            ]);
+            let running = peer::lab();
+            running.shape(LinkShape { latency, ..LinkShape::default() });
+            let delays = load::one_way(&running.hosts[0], &running.hosts[1], per_second, 2);
+            let late: Vec<f64> = delays.iter().map(|d| d - 5000.0).collect();
+            figures.push(vec![
+                Figure::new(&format!("{name}_end_to_end_p50"), load::quantile(&late, 0.5), "us", "lab"),
+                Figure::new(&format!("{name}_end_to_end_p99"), load::quantile(&late, 0.99), "us", "lab"),
             ]);
             let (a, b) = peer::veth(None);
             let delays = load::one_way(&a, &b, per_second, 2);

@@ -7,7 +7,7 @@ use lab_support::{appear, default_network, everywhere, instance, link, network, 
 use testground_model::run::{Plane, ProofSettings};
 use testground_model::shape::{Filter, LinkShape};
 use testground_sidecar::plan::Later;
-use testground_sidecar::reactor::lab::{LabError, LabNetwork};
+use testground_sidecar::reactor::lab::{LabError, LabNetwork, PortKind};
 use testground_sidecar::request::{Request, RequestError};
 use testground_sidecar::show::LinkRow;
 
@@ -26,7 +26,7 @@ fn a_pod_has_its_interfaces_addresses_and_routes() {
     everywhere("a_pod_has_its_interfaces_addresses_and_routes", |ports| async move {
         let networks = vec![default_network(), network("storage", "10.1.0.0/24", None, 9000)];
         let lab = LabNetwork::start(&run(&[("a", 2)], networks), ports).unwrap();
-        assert_eq!(lab.ports(), ports);
+        assert_eq!(lab.ports(), if ports == PortKind::Auto { PortKind::Tap } else { ports });
         assert_eq!(lab.gateway().await.unwrap(), Ipv4Addr::new(192, 18, 0, 1));
         let one = appear(&lab, "a", 0).await;
         let two = appear(&lab, "a", 1).await;

@@ -1,10 +1,58 @@
-//! What the switch is compared with: two namespaces joined by a veth pair, shaped by HTB or not at all.
+//! What the switch is compared with: two namespaces joined by a veth pair, shaped by HTB or not at all; and the same two as
+//! instances of a lab.
 
 use testground_linux::netns::Netns;
+use testground_model::shape::LinkShape;
 use testground_sidecar::plan::PortId;
+use testground_sidecar::reactor::lab::{LabNetwork, PortKind};
 
+use crate::lab_support;
 use crate::load::{pin_congestion_control, raise_buffers};
 use crate::switch_lab::Host;
+
+/// Two instances of a run whose links are unshaped.
+pub(crate) struct RunningLab {
+    pub(crate) hosts: Vec<Host>,
+    network: LabNetwork,
+}
+
+impl RunningLab {
+    /// Puts a shape on all links.
+    pub(crate) fn shape(&self, shape: LinkShape) {
+        let link = |from, to| lab_support::link(from, to, false, shape.clone());
+        let overlay =
+            |(id, link): (u32, testground_model::topology::Link)| testground_sidecar::plan::Overlay {
+                id,
+                from: link.from,
+                to: link.to,
+                both_ways: false,
+                network: link.network,
+                shape: std::sync::Arc::new(link.shape),
+                schedule: None,
+            };
+        self.network.change(vec![overlay((0, link("h", "h")))], Vec::new()).unwrap();
+    }
+}
+
+/// The lab of a run without any declared link.
+pub(crate) fn lab() -> RunningLab {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let run = lab_support::run(&[("h", 2)], vec![lab_support::default_network()]);
+    let network = LabNetwork::start(&run, PortKind::Auto).unwrap();
+    let host = |i: u32| {
+        let inside = runtime.block_on(lab_support::appear(&network, "h", i));
+        Host {
+            netns: inside.0,
+            port: PortId(i),
+            name: format!("h[{i}]"),
+            v4: [16, 0, 0, i as u8 + 2].into(),
+            v6: [0xfd16, 0, 0, 0, 0, 0, 0, i as u16 + 2].into(),
+            device: "data".to_owned(),
+        }
+    };
+    let hosts = vec![host(0), host(1)];
+    RunningLab { hosts, network }
+}
 
 /// Two hosts on a veth pair, each sending at most so many bits per second.
 pub(crate) fn veth(bits: Option<u64>) -> (Host, Host) {

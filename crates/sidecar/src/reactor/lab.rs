@@ -28,6 +28,7 @@ use crate::request::{Request, RequestError};
 use crate::show::View;
 use interface::Interface;
 use pod::{Pod, Wiring};
+use shortcut::Shortcuts;
 use wires::Wires;
 use workers::Workers;
 
@@ -38,6 +39,7 @@ mod interface;
 mod pod;
 mod prove;
 pub mod serve;
+mod shortcut;
 mod wires;
 mod workers;
 
@@ -115,6 +117,8 @@ struct Inner {
     /// The lab's own namespace.
     home: Netns,
     wiring: Wiring,
+    /// What lets unshaped packets pass without the switch, where there is any use for it.
+    shortcuts: Option<Shortcuts>,
     shared: Mutex<Shared>,
     workers: Workers,
     /// The gateway's, once there is one: instances never have to ask for it.
@@ -147,8 +151,7 @@ struct Slot {
 
 impl LabNetwork {
     /// Starts the switch and gives every instance of the run its addresses: the same ones for the same run. Nothing
-    /// is made in the kernel yet except what `ports` needs; [`PortKind::Auto`] takes TAPs where `/dev/net/tun` can be
-    /// opened.
+    /// is made in the kernel yet except what `ports` needs.
     ///
     /// # Errors
     /// A subnet that is too small for the run, a network called `control`, or a machine that allows neither kind of port.
@@ -161,6 +164,11 @@ impl LabNetwork {
         let switch =
             Switch::start(SwitchConfig { seed: run.settings.seed, networks, ..SwitchConfig::default() })?;
         switch.install(Arc::new(shared.plan.clone()))?;
+        let wiring = Wiring::choose(ports)?;
+        let shortcuts = match (ports, &wiring, &wires) {
+            (PortKind::Auto, Wiring::Tap, None) => Shortcuts::choose(run, &shared.plan)?,
+            _ => None,
+        };
         let by_control = slots.values().map(|s| (IpAddr::V4(s.control.ipv4()), s.name.clone())).collect();
         let inner = Inner {
             networks: run.networks.clone(),
@@ -172,7 +180,8 @@ impl LabNetwork {
             why_switch,
             home: Netns::current()
                 .map_err(|e| LabError::machine("failed to find the lab's namespace".to_owned(), &e))?,
-            wiring: Wiring::choose(ports)?,
+            wiring,
+            shortcuts,
             shared: Mutex::new(shared),
             workers: Workers::start()?,
             gateway_mac: OnceLock::new(),
@@ -190,12 +199,12 @@ impl LabNetwork {
         self.inner.why_switch.as_deref()
     }
 
-    /// What carries packets between the namespaces and the switch: never [`PortKind::Auto`].
+    /// What carries packets between the namespaces and the switch: [`PortKind::Tap`] or [`PortKind::PacketSocket`].
     pub fn ports(&self) -> PortKind {
         self.inner.wiring.kind()
     }
 
-    /// What carries packets of the data networks, in a word: `tap`, `packet-socket` or `veth`.
+    /// What carries packets of the data networks, in a few words: `tap`, `packet-socket`, `veth`.
     pub fn carrier(&self) -> String {
         self.inner.carrier()
     }
@@ -351,6 +360,9 @@ impl Inner {
             let plan = self.shared().plan.clone();
             wires.extend(&plan, &mut snapshot)?;
         }
+        if let Some(shortcuts) = &self.shortcuts {
+            shortcuts.extend(&mut snapshot)?;
+        }
         Ok(snapshot)
     }
 
@@ -361,7 +373,11 @@ impl Inner {
     }
 
     fn carrier(&self) -> String {
-        if self.wires.is_some() { "veth".to_owned() } else { self.wiring.kind().to_string() }
+        match (&self.wires, &self.shortcuts) {
+            (Some(_), _) => "veth".to_owned(),
+            (None, Some(_)) => "tap and veth".to_owned(),
+            (None, None) => self.wiring.kind().to_string(),
+        }
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {

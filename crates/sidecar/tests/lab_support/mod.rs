@@ -1,5 +1,5 @@
-//! A lab's network in a namespace of the test's own: with TAPs and with packet sockets, as whoever runs the tests and, where
-//! that is root, as an ordinary user in a user namespace too.
+//! A lab's network in a namespace of the test's own: with TAPs and shortcuts, with TAPs alone and with packet sockets, as
+//! whoever runs the tests and, where that is root, as an ordinary user in a user namespace too.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use std::collections::BTreeMap;
@@ -17,24 +17,34 @@ use testground_sidecar::reactor::lab::{LabNetwork, PortKind};
 pub const INSIDE: &str = "TESTGROUND_TEST_LAB_PORTS";
 /// Who carries the data networks; the switch where it is not set.
 pub const PLANE: &str = "TESTGROUND_TEST_LAB_PLANE";
+const KINDS: [PortKind; 3] = [PortKind::Auto, PortKind::Tap, PortKind::PacketSocket];
 /// Nobody: an ordinary user that every machine has.
 const NOBODY: &str = "65534";
 
-/// Runs a test with both kinds of ports, and as both kinds of users.
+/// Runs a test with every kind of port, and as both kinds of users.
 pub fn everywhere<F: Future<Output = ()>>(test: &str, body: fn(PortKind) -> F) {
-    let kinds = [PortKind::Tap, PortKind::PacketSocket];
-    if let Ok(ports) = std::env::var(INSIDE) {
-        let kind = kinds.into_iter().find(|k| k.to_string() == ports).unwrap();
-        return in_a_namespace(move || body(kind));
+    for kind in KINDS {
+        // On the kernel's plane there is nothing to cut short.
+        if plane() == Plane::Switch || kind != PortKind::Auto {
+            only(test, kind, body);
+        }
     }
-    let root = rustix::process::geteuid().is_root();
-    for kind in kinds {
-        if root {
-            eprintln!("{test}: {kind}, root");
+}
+
+/// Runs a test with one kind of port, as both kinds of users.
+pub fn only<F: Future<Output = ()>>(test: &str, kind: PortKind, body: impl FnOnce(PortKind) -> F + Send) {
+    if let Ok(ports) = std::env::var(INSIDE) {
+        if ports == kind.to_string() {
             in_a_namespace(move || body(kind));
         }
-        as_ordinary_user(test, kind, root);
+        return;
     }
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        eprintln!("{test}: {kind}, root");
+        in_a_namespace(move || body(kind));
+    }
+    as_ordinary_user(test, kind, root);
 }
 
 /// Runs a test once, in a namespace of its own: as root, or else as an ordinary user in a user namespace.
@@ -85,7 +95,7 @@ fn as_ordinary_user(test: &str, kind: PortKind, root: bool) {
         Ok(output) => return skip(test, &format!("no user namespace for an ordinary user: {output:?}")),
         Err(e) => return skip(test, &format!("needs setpriv and unshare: {e}")),
     }
-    if kind == PortKind::Tap && !root && testground_linux::tap::open_device().is_err() {
+    if kind != PortKind::PacketSocket && !root && testground_linux::tap::open_device().is_err() {
         return skip(test, "needs /dev/net/tun");
     }
     eprintln!("{test}: {kind}, ordinary user");

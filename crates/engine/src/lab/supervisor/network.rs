@@ -54,7 +54,9 @@ pub(super) struct Ground {
 impl Ground {
     /// Starts the network and makes the lab's end.
     pub(super) async fn lay(setup: &Setup, client: &Client) -> Result<Ground, String> {
-        let lab = LabNetwork::start(&setup.run, PortKind::Auto).map_err(text)?;
+        let watched = setup.record || setup.capture != Capture::Nobody;
+        let ports = if watched { PortKind::Watched } else { PortKind::Auto };
+        let lab = LabNetwork::start(&setup.run, ports).map_err(text)?;
         client.event(EventKind::LabStarted { pid: setup.lab_pid, ports: lab.carrier() }).await;
         if let Some(why) = lab.why_switch() {
             let message = format!("the switch carries the packets, since the kernel plane can't: {why}");

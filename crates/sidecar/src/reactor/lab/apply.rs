@@ -84,7 +84,20 @@ impl Inner {
             shared.plan = before;
             return Err(error.into());
         }
+        let rewiring = match &self.shortcuts {
+            Some(shortcuts) => match shortcuts.prepare(&shared.plan, &before) {
+                Ok(rewiring) => Some((shortcuts, rewiring)),
+                Err(error) => {
+                    shared.plan = before;
+                    return Err(error);
+                }
+            },
+            None => None,
+        };
         self.switch.install(Arc::new(shared.plan.clone()))?;
+        if let Some((shortcuts, rewiring)) = rewiring {
+            shortcuts.settle(rewiring)?;
+        }
         Ok(())
     }
 
@@ -147,6 +160,14 @@ impl Inner {
         let back = || steps(link, after, &before).into_iter().chain(routes(pod.control, routing, was));
         if !there.is_empty()
             && let Err(error) = pod.visit(tour, &there)
+        {
+            pod.restore(tour, &back().collect::<Vec<_>>());
+            return Err(error);
+        }
+        if let Some(shortcuts) = &self.shortcuts
+            && after.up
+            && !before.up
+            && let Err(error) = shortcuts.await_up(slot.data[index].port)
         {
             pod.restore(tour, &back().collect::<Vec<_>>());
             return Err(error);

@@ -26,10 +26,13 @@ use crate::request::Routing;
 /// What carries packets between a namespace and the switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PortKind {
-    /// TAPs where `/dev/net/tun` can be opened, else packet sockets.
+    /// TAPs where `/dev/net/tun` can be opened, else packet sockets. With TAPs, packets that nothing is to be done to may be
+    /// passed on by the kernel.
     #[default]
     Auto,
-    /// A TAP in each namespace.
+    /// The same, and every packet passes the switch: for captures and records.
+    Watched,
+    /// A TAP in each namespace; every packet passes the switch.
     Tap,
     /// A veth pair for each interface, its other end in a namespace of the switch, with a packet socket on it.
     PacketSocket,
@@ -84,7 +87,7 @@ pub(super) enum Step {
 }
 
 const LOOPBACK: u32 = 1;
-/// How long an interface of the kernel's plane may take to carry packets.
+/// How long an end of a veth pair may take to carry packets.
 pub(super) const UP_WITHIN: Duration = Duration::from_secs(10);
 
 // === impl Inner ===
@@ -148,7 +151,11 @@ impl Inner {
             }
         }
         for interface in &interfaces {
-            let plug = self.wiring.plug(tour, &netns, &interface.name, interface.port);
+            let network = slot.data.iter().position(|i| i.port == interface.port);
+            let plug = match (&self.shortcuts, network) {
+                (Some(shortcuts), Some(network)) => shortcuts.plug(tour, &netns, network, interface),
+                _ => self.wiring.plug(tour, &netns, &interface.name, interface.port),
+            };
             plugs.push(plug.map_err(|e| fail(&*e))?);
         }
         let mut routes = RouteSocket::open().map_err(|e| fail(&e))?;
@@ -194,6 +201,14 @@ impl Inner {
             let _ = slot.data.iter().map(|i| wires.detach(i.port)).collect::<Vec<_>>();
             return Err(error);
         }
+        if let Some(shortcuts) = &self.shortcuts {
+            for interface in &slot.data {
+                routes.await_running(index(interface), UP_WITHIN).map_err(|e| fail(&e))?;
+                // Under the lock, so that no plan comes between.
+                let shared = self.shared();
+                shortcuts.refresh(&shared.plan, interface.port)?;
+            }
+        }
         let data = slot.data.iter().map(|i| DataLink { link: index(i), state: State::first(&i.addresses) });
         *place = Some(Pod { netns, control, routing: Routing::DenyAll, data: data.collect() });
         Ok(handed_out)
@@ -235,13 +250,16 @@ impl Inner {
         let Some(pod) = slot.pod().take() else { return Err(LabError::Absent(slot.name.clone())) };
         let on_switch = if self.wires.is_some() { &[] } else { &slot.data[..] };
         let ports = std::iter::once(&slot.control).chain(on_switch).map(|i| i.port);
+        let closed: Vec<_> =
+            self.shortcuts.iter().flat_map(|s| slot.data.iter().map(|i| s.unplug(i.port))).collect();
         // All of them, and then the first failure.
         let detached: Vec<_> = ports.map(|port| self.switch.detach(port)).collect();
         let cut: Vec<_> =
             self.wires.iter().flat_map(|w| slot.data.iter().map(|i| w.detach(i.port))).collect();
         let unplugged = self.wiring.unplug(tour, slot);
         let doing = || format!("failed to remove the network of {}", slot.name);
-        let cut = cut.into_iter().find_map(Result::err).map(|e| LabError::machine(doing(), &*e));
+        let cut =
+            cut.into_iter().chain(closed).find_map(Result::err).map(|e| LabError::machine(doing(), &*e));
         self.forget(slot, &pod)?;
         for result in detached {
             result?;
@@ -277,9 +295,9 @@ impl Wiring {
         let fail = |e: &dyn Error| LabError::machine("failed to prepare the switch's ports".to_owned(), e);
         let tap = tap::open_device();
         match (kind, tap) {
-            (PortKind::Tap | PortKind::Auto, Ok(_)) => Ok(Wiring::Tap),
+            (PortKind::Tap | PortKind::Watched | PortKind::Auto, Ok(_)) => Ok(Wiring::Tap),
             (PortKind::Tap, Err(e)) => Err(fail(&e)),
-            (PortKind::PacketSocket, _) | (PortKind::Auto, Err(_)) => {
+            (PortKind::PacketSocket, _) | (PortKind::Watched | PortKind::Auto, Err(_)) => {
                 Ok(Wiring::PacketSocket { switch: Netns::create().map_err(|e| fail(&e))? })
             }
         }
@@ -358,7 +376,13 @@ impl Pod {
         tour.enter(&self.netns).map_err(|e| fail(&e))?;
         let mut routes = RouteSocket::open().map_err(|e| fail(&e))?;
         let changes: Vec<Change<'_>> = steps.iter().flat_map(Step::changes).collect();
-        routes.apply(&changes).map_err(|e| fail(&e))
+        routes.apply(&changes).map_err(|e| fail(&e))?;
+        for step in steps {
+            if let Step::Up(index) = step {
+                routes.await_running(*index, UP_WITHIN).map_err(|e| fail(&e))?;
+            }
+        }
+        Ok(())
     }
 
     /// Carries out as many of the steps as the kernel takes: those that undo what was not done are refused.
@@ -433,6 +457,7 @@ impl fmt::Display for PortKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             PortKind::Auto => "auto",
+            PortKind::Watched => "watched",
             PortKind::Tap => "tap",
             PortKind::PacketSocket => "packet-socket",
         })
