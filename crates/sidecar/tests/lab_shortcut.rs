@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use lab_support::{Inside, appear, default_network, instance, link, run};
 use testground_model::run::Plane;
-use testground_model::shape::{Filter, LinkShape};
+use testground_model::shape::{Chance, Filter, LinkShape, Loss};
 use testground_model::topology::Endpoint;
 use testground_sidecar::plan::Overlay;
 use testground_sidecar::reactor::lab::{LabNetwork, PortKind};
@@ -167,6 +167,42 @@ fn a_shape_holds_for_every_packet_from_the_moment_it_is_in_force() {
         assert_eq!(passed.delivered.packets, sent.len() as u64 + 1, "{passed:?}");
         let slow = by_the_switch(&lab, NEAR, FAR);
         assert!(slow >= held as u64 && slow < passed.delivered.packets, "{slow} of {passed:?}");
+    });
+}
+
+#[test]
+fn packets_that_passed_by_count_for_the_fate_of_later_ones() {
+    with_shortcuts("packets_that_passed_by_count_for_the_fate_of_later_ones", || async {
+        let mut fates = Vec::new();
+        for ports in [PortKind::Auto, PortKind::Watched] {
+            let lab = LabNetwork::start(&run(&[("a", 2)], vec![default_network()]), ports).unwrap();
+            let pods = [appear(&lab, "a", 0).await, appear(&lab, "a", 1).await];
+            let (from, to) = (socket(&pods[0], "16.0.0.2"), socket(&pods[1], "16.0.0.3"));
+            let target = to.local_addr().unwrap();
+            let mut arrived = Vec::new();
+            for round in 0..3u8 {
+                let shape = LinkShape { loss: Loss::Random(Chance::percent(50.0)), ..LinkShape::default() };
+                let lossy = if round == 1 { vec![overlay(0, 1, shape)] } else { Vec::new() };
+                lab.change(lossy, Vec::new()).unwrap();
+                for number in 0..60u8 {
+                    from.send_to(&[round, number], target).unwrap();
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+            }
+            to.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            let mut got = [0; 2];
+            while to.recv(&mut got).is_ok() {
+                arrived.push(got);
+            }
+            let count = |round| arrived.iter().filter(|got| got[0] == round).count();
+            assert_eq!((count(0), count(2)), (60, 60));
+            assert!((10..50).contains(&count(1)), "{}", count(1));
+            let slow = by_the_switch(&lab, NEAR, FAR);
+            assert_eq!(slow < 100, ports == PortKind::Auto, "{slow}");
+            arrived.sort_unstable();
+            fates.push((arrived, row(&lab, NEAR, FAR).unwrap().sent));
+        }
+        assert_eq!(fates[0], fates[1]);
     });
 }
 

@@ -57,7 +57,7 @@ pub(crate) enum Command {
     Readdress(PortId, Vec<IpAddr>, Reply<Result<(), SwitchError>>),
     AllowPeers(PortId, bool, Reply<Result<(), SwitchError>>),
     Detach(PortId, Reply<Result<(), SwitchError>>),
-    Install(Arc<Plan>, Reply<()>),
+    Install(Arc<Plan>, Vec<(PortId, PortId, u64)>, Reply<()>),
     Begin(Instant, Reply<()>),
     Snapshot(Reply<Box<Snapshot>>),
     Capture(Vec<PortId>, File, Reply<Result<(), SwitchError>>),
@@ -107,7 +107,17 @@ impl Switch {
     /// Puts a plan in force for every packet that comes after this returned. Packets that wait keep their departure, and a
     /// class that is still there keeps its backlog.
     pub fn install(&self, plan: Arc<Plan>) -> Result<(), SwitchError> {
-        self.ask(|reply| Command::Install(plan, reply))
+        self.install_past(plan, Vec::new())
+    }
+
+    /// The same, where so many packets from one port to another have not come by here since the last time: they count, so that
+    /// those which come now have the number that they would have had.
+    pub fn install_past(
+        &self,
+        plan: Arc<Plan>,
+        passed: Vec<(PortId, PortId, u64)>,
+    ) -> Result<(), SwitchError> {
+        self.ask(|reply| Command::Install(plan, passed, reply))
     }
 
     /// Says when the run's clock began. A [`crate::plan::Schedule`] is reckoned from it, in plans that are installed after

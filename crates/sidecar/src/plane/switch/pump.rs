@@ -220,8 +220,11 @@ impl Pump {
             }
             Command::AllowPeers(port, allow, reply) => drop(reply.send(self.fabric.allow_peers(port, allow))),
             Command::Detach(port, reply) => drop(reply.send(self.detach(port))),
-            Command::Install(plan, reply) => {
+            Command::Install(plan, passed, reply) => {
                 let now = self.now();
+                for (from, to, packets) in passed {
+                    self.fabric.passed_by(from, to, packets);
+                }
                 self.fabric.install(plan, now);
                 let _ = reply.send(());
             }

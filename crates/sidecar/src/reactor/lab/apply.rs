@@ -94,9 +94,13 @@ impl Inner {
             },
             None => None,
         };
-        self.switch.install(Arc::new(shared.plan.clone()))?;
-        if let Some((shortcuts, rewiring)) = rewiring {
-            shortcuts.settle(rewiring)?;
+        let plan = Arc::new(shared.plan.clone());
+        match rewiring {
+            Some((shortcuts, mut rewiring)) => {
+                self.switch.install_past(plan, std::mem::take(&mut rewiring.passed))?;
+                shortcuts.settle(rewiring)?;
+            }
+            None => self.switch.install(plan)?,
         }
         Ok(())
     }

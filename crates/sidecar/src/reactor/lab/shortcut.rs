@@ -55,19 +55,23 @@ struct Side {
     outer: u32,
     /// The index of the TAP that leads to the switch.
     tap: u32,
-    /// By receiver and its address: the number of the way.
-    ways: HashMap<(PortId, IpAddr), u16>,
-    /// What passed on ways that are closed, by receiver.
+    /// By receiver: its addresses, each with the number of its filters.
+    ways: HashMap<PortId, Vec<(IpAddr, u16)>>,
+    /// What passed on ways that are closed, by receiver. The switch was told.
     before: BTreeMap<PortId, Passed>,
     /// A change to its filters failed: everything goes through the switch.
     given_up: bool,
 }
 
-/// Ways that are blocked, and those that can be opened when the switch has its plan.
+/// A change of ways that has begun: some are blocked, and others can be opened when the switch has its plan.
 #[derive(Debug, Default)]
 pub(super) struct Rewiring {
-    closed: Vec<(PortId, (PortId, IpAddr))>,
-    open: Vec<(PortId, (PortId, IpAddr))>,
+    /// By sender: addresses and numbers of filters.
+    blocked: Vec<(PortId, Vec<(IpAddr, u16)>)>,
+    /// Sender, receiver and its addresses.
+    open: Vec<(PortId, PortId, Vec<IpAddr>)>,
+    /// How many packets have passed the ways that are blocked, by sender and receiver.
+    pub(super) passed: Vec<(PortId, PortId, u64)>,
 }
 
 /// Interfaces of one network that may have shortcuts: a filter for each pair is no help to thousands.
@@ -147,8 +151,8 @@ impl Shortcuts {
     pub(super) fn refresh(&self, plan: &Plan, port: PortId) -> Result<(), LabError> {
         self.await_up(port)?;
         let mut shared = self.shared();
-        let rewiring = shared.difference(plan, |from| from == port, |to| to == port);
-        shared.block(&rewiring).map_err(failed)?;
+        let pairs = shared.difference(plan, |from| from == port, |to| to == port);
+        let rewiring = shared.block(pairs).map_err(failed)?;
         shared.settle(rewiring).map_err(failed)
     }
 
@@ -162,8 +166,8 @@ impl Shortcuts {
     /// Takes an interface away, and all ways to it and from it.
     pub(super) fn unplug(&self, port: PortId) -> Result<(), Box<dyn Error + Send + Sync>> {
         let mut shared = self.shared();
-        let rewiring = shared.ways_of(port);
-        shared.block(&rewiring)?;
+        let pairs = shared.ways_of(port);
+        let rewiring = shared.block(pairs)?;
         shared.settle(rewiring)?;
         let Some(side) = shared.sides.remove(&port) else { return Ok(()) };
         let to_it = shared.sides.values_mut().filter_map(|side| side.before.remove(&port));
@@ -179,7 +183,7 @@ impl Shortcuts {
     pub(super) fn prepare(&self, plan: &Plan, before: &Plan) -> Result<Rewiring, LabError> {
         let mut shared = self.shared();
         let touched = plan.touched_since(before);
-        let rewiring = shared.difference(
+        let pairs = shared.difference(
             plan,
             |from| match &touched {
                 Touched::All => true,
@@ -187,8 +191,7 @@ impl Shortcuts {
             },
             |_| false,
         );
-        shared.block(&rewiring).map_err(failed)?;
-        Ok(rewiring)
+        shared.block(pairs).map_err(failed)
     }
 
     /// Opens the ways that a plan leaves open, and takes away those that are blocked.
@@ -226,110 +229,110 @@ impl Shared {
         Ok(tried?)
     }
 
-    /// What changes for pairs whose sender or receiver is asked for.
+    /// The pairs that have other ways than a plan leaves open, of those whose sender or receiver is asked for; with the addresses
+    /// that are to be open.
     fn difference(
         &self,
         plan: &Plan,
         from: impl Fn(PortId) -> bool,
         to: impl Fn(PortId) -> bool,
-    ) -> Rewiring {
-        let mut rewiring = Rewiring::default();
+    ) -> Vec<(PortId, PortId, Vec<IpAddr>)> {
+        let mut pairs = Vec::new();
         for (sender, side) in self.sides.iter().filter(|(_, side)| !side.given_up) {
-            let meant = |receiver: PortId| from(*sender) || to(receiver);
-            let wanted: HashSet<(PortId, IpAddr)> = self.unshaped(plan, *sender, side, meant).collect();
-            let closed = side.ways.keys().filter(|way| meant(way.0) && !wanted.contains(way));
-            rewiring.closed.extend(closed.map(|way| (*sender, *way)));
-            let open = wanted.iter().filter(|way| !side.ways.contains_key(way));
-            rewiring.open.extend(open.map(|way| (*sender, *way)));
-        }
-        rewiring
-    }
-
-    fn unshaped<'a>(
-        &'a self,
-        plan: &'a Plan,
-        sender: PortId,
-        side: &'a Side,
-        meant: impl Fn(PortId) -> bool + 'a,
-    ) -> impl Iterator<Item = (PortId, IpAddr)> + 'a {
-        let known = plan.member(sender).is_some();
-        let receivers = self.sides.iter().filter(move |(to, other)| {
-            known && **to != sender && other.network == side.network && meant(**to)
-        });
-        let addresses = receivers.filter_map(move |(to, _)| Some((*to, plan.member(*to)?)));
-        addresses.flat_map(move |(to, member)| {
-            let free = move |address: &&IpAddr| is_unshaped(plan, sender, **address);
-            member.addresses.iter().filter(free).map(move |address| (to, *address))
-        })
-    }
-
-    fn ways_of(&self, port: PortId) -> Rewiring {
-        let all = self.sides.iter().flat_map(|(from, side)| side.ways.keys().map(|way| (*from, *way)));
-        let closed = all.filter(|(from, (to, _))| *from == port || *to == port).collect();
-        Rewiring { closed, open: Vec::new() }
-    }
-
-    fn block(&mut self, rewiring: &Rewiring) -> Result<(), NetlinkError> {
-        for (from, ways) in by_sender(&rewiring.closed) {
-            let Some(side) = self.sides.get(&from).filter(|side| !side.given_up) else { continue };
-            let block = |way: &(PortId, IpAddr)| {
-                let number = side.ways.get(way)?;
-                let (protocol, keys) = (protocol(way.1), keys(way.0, way.1));
-                Some(add(side.outer, blocking(*number), protocol, keys, side.tap))
-            };
-            let changes: Vec<TcChange> = ways.iter().filter_map(block).collect();
-            if let Err(error) = self.tc.apply(&changes) {
-                self.give_up(from, &error)?;
+            let others =
+                self.sides.iter().filter(|(to, other)| *to != sender && other.network == side.network);
+            for receiver in others.map(|(port, _)| *port).filter(|port| from(*sender) || to(*port)) {
+                let wanted = unshaped(plan, *sender, receiver);
+                let open = side.ways.get(&receiver).map_or(&[][..], |way| way);
+                if !open.iter().map(|(address, _)| *address).eq(wanted.iter().copied()) {
+                    pairs.push((*sender, receiver, wanted));
+                }
             }
         }
-        Ok(())
+        pairs
     }
 
+    fn ways_of(&self, port: PortId) -> Vec<(PortId, PortId, Vec<IpAddr>)> {
+        let all =
+            self.sides.iter().flat_map(|(from, side)| side.ways.keys().map(|to| (*from, *to, Vec::new())));
+        all.filter(|(from, to, _)| *from == port || *to == port).collect()
+    }
+
+    /// Blocks what is open of these pairs, and reads what has passed: nothing will any more.
+    fn block(&mut self, mut pairs: Vec<(PortId, PortId, Vec<IpAddr>)>) -> Result<Rewiring, NetlinkError> {
+        let mut rewiring = Rewiring::default();
+        pairs.sort_unstable_by_key(|(from, to, _)| (*from, *to));
+        for pairs in pairs.chunk_by(|one, other| one.0 == other.0) {
+            let from = pairs[0].0;
+            let Some(side) = self.sides.get_mut(&from).filter(|side| !side.given_up) else { continue };
+            let closing = pairs.iter().flat_map(|(_, to, _)| {
+                let doors = side.ways.get(to).into_iter().flatten();
+                doors.map(|(address, number)| {
+                    let (protocol, keys) = (protocol(*address), keys(*to, *address));
+                    add(side.outer, blocking(*number), protocol, keys, side.tap)
+                })
+            });
+            let closing: Vec<TcChange> = closing.collect();
+            if !closing.is_empty() {
+                let counted = match self.tc.apply(&closing) {
+                    Ok(()) => passed(&mut self.tc, side),
+                    Err(error) => Err(error),
+                };
+                let counted = match counted {
+                    Ok(counted) => counted,
+                    Err(error) => {
+                        self.give_up(from, &error)?;
+                        continue;
+                    }
+                };
+                for (_, to, _) in pairs {
+                    let Some(doors) = side.ways.remove(to) else { continue };
+                    let sum = Passed::sum(&doors, &counted);
+                    side.before.entry(*to).or_default().add(sum);
+                    rewiring.passed.push((from, *to, sum.sent.packets));
+                    rewiring.blocked.push((from, doors));
+                }
+            }
+            rewiring.open.extend(pairs.iter().filter(|(_, _, wanted)| !wanted.is_empty()).cloned());
+        }
+        Ok(rewiring)
+    }
+
+    /// Takes what is blocked away, and opens what is to be open.
     fn settle(&mut self, rewiring: Rewiring) -> Result<(), NetlinkError> {
-        for (from, ways) in by_sender(&rewiring.closed) {
-            if let Err(error) = self.close(from, &ways) {
+        for (from, doors) in rewiring.blocked {
+            let Some(side) = self.sides.get(&from).filter(|side| !side.given_up) else { continue };
+            let priorities = doors.iter().flat_map(|(address, number)| {
+                [opening(*number), blocking(*number)].map(|priority| (protocol(*address), priority))
+            });
+            let changes = priorities.map(|(protocol, priority)| {
+                let action = Action::DeletePriority { parent: Handle::CLSACT_INGRESS, priority, protocol };
+                TcChange { index: side.outer, action }
+            });
+            if let Err(error) = self.tc.apply(&changes.collect::<Vec<_>>()) {
                 self.give_up(from, &error)?;
             }
         }
-        for (from, ways) in by_sender(&rewiring.open) {
-            if let Err(error) = self.open(from, &ways) {
+        for (from, to, addresses) in rewiring.open {
+            if let Err(error) = self.open(from, to, addresses) {
                 self.give_up(from, &error)?;
             }
         }
         Ok(())
     }
 
-    /// Takes blocked ways away. Nothing is on them any more, so that their counters are the last ones.
-    fn close(&mut self, from: PortId, ways: &[(PortId, IpAddr)]) -> Result<(), NetlinkError> {
+    fn open(&mut self, from: PortId, to: PortId, addresses: Vec<IpAddr>) -> Result<(), NetlinkError> {
+        let Some(target) = self.sides.get(&to).map(|side| side.outer) else { return Ok(()) };
         let Some(side) = self.sides.get_mut(&from).filter(|side| !side.given_up) else { return Ok(()) };
-        let passed = passed(&mut self.tc, side)?;
-        let mut changes = Vec::new();
-        for way in ways {
-            let Some(number) = side.ways.remove(way) else { continue };
-            if let Some(passed) = passed.get(way) {
-                side.before.entry(way.0).or_default().add(*passed);
-            }
-            for priority in [opening(number), blocking(number)] {
-                let (parent, protocol) = (Handle::CLSACT_INGRESS, protocol(way.1));
-                let action = Action::DeletePriority { parent, priority, protocol };
-                changes.push(TcChange { index: side.outer, action });
-            }
-        }
-        self.tc.apply(&changes)
-    }
-
-    fn open(&mut self, from: PortId, ways: &[(PortId, IpAddr)]) -> Result<(), NetlinkError> {
-        let target = |to: &PortId| self.sides.get(to).map(|side| side.outer);
-        let targets: Vec<_> = ways.iter().filter_map(|way| Some((*way, target(&way.0)?))).collect();
-        let Some(side) = self.sides.get_mut(&from).filter(|side| !side.given_up) else { return Ok(()) };
-        let mut changes = Vec::new();
-        for (way, target) in targets {
-            let taken: HashSet<u16> = side.ways.values().copied().collect();
-            let Some(number) = (0..(REST - WAYS) / 2).find(|number| !taken.contains(number)) else { break };
-            side.ways.insert(way, number);
-            changes.push(add(side.outer, opening(number), protocol(way.1), keys(way.0, way.1), target));
-        }
-        self.tc.apply(&changes)
+        let taken: HashSet<u16> = side.ways.values().flatten().map(|(_, number)| *number).collect();
+        let free = (0..(REST - WAYS) / 2).filter(|number| !taken.contains(number));
+        let doors: Vec<(IpAddr, u16)> = addresses.into_iter().zip(free).collect();
+        let change = |(address, number): &(IpAddr, u16)| {
+            add(side.outer, opening(*number), protocol(*address), keys(to, *address), target)
+        };
+        self.tc.apply(&doors.iter().map(change).collect::<Vec<_>>())?;
+        side.ways.insert(to, doors);
+        Ok(())
     }
 
     /// Sends everything of an interface through the switch from now on, which is slower and never wrong.
@@ -337,6 +340,7 @@ impl Shared {
         let Some(side) = self.sides.get_mut(&port).filter(|side| !side.given_up) else { return Ok(()) };
         tracing::warn!("port {}: unshaped packets go through the switch from now on: {why}", port.0);
         side.given_up = true;
+        // The filters stay, behind one that is for everything.
         self.tc.apply(&[add(side.outer, GIVEN_UP, Protocol::All, vec![ANY], side.tap)])
     }
 }
@@ -348,21 +352,19 @@ fn failed(error: NetlinkError) -> LabError {
 fn any_unshaped(plan: &Plan) -> bool {
     plan.members().any(|from| {
         let others = plan.members().filter(|to| to.port != from.port && to.network == from.network);
-        others.flat_map(|to| &to.addresses).any(|address| is_unshaped(plan, from.port, *address))
+        others.into_iter().any(|to| !unshaped(plan, from.port, to.port).is_empty())
     })
 }
 
-fn is_unshaped(plan: &Plan, from: PortId, to: IpAddr) -> bool {
-    let decision = plan.resolve(from, to);
-    decision.schedule.is_none() && decision.shape.is_transparent()
-}
-
-fn by_sender(ways: &[(PortId, (PortId, IpAddr))]) -> BTreeMap<PortId, Vec<(PortId, IpAddr)>> {
-    let mut sorted: BTreeMap<PortId, Vec<(PortId, IpAddr)>> = BTreeMap::new();
-    for (from, way) in ways {
-        sorted.entry(*from).or_default().push(*way);
-    }
-    sorted
+/// The addresses of a receiver where nothing is to be done to any packet to it, whichever of them it is for; else none: packets of a
+/// pair are numbered together, and those with a shape have to know their number.
+fn unshaped(plan: &Plan, from: PortId, to: PortId) -> Vec<IpAddr> {
+    let (Some(_), Some(to)) = (plan.member(from), plan.member(to)) else { return Vec::new() };
+    let free = |address: &IpAddr| {
+        let decision = plan.resolve(from, *address);
+        decision.schedule.is_none() && decision.shape.is_transparent()
+    };
+    if to.addresses.iter().all(free) { to.addresses.clone() } else { Vec::new() }
 }
 
 fn add(index: u32, priority: u16, protocol: Protocol, keys: Vec<U32Key>, target: u32) -> TcChange {

@@ -411,7 +411,7 @@ impl Fabric {
         }
     }
 
-    fn pair(&mut self, from: u32, to: u32) -> Option<Rc<RefCell<Pair>>> {
+    pub(super) fn pair(&mut self, from: u32, to: u32) -> Option<Rc<RefCell<Pair>>> {
         if let Some(pair) = self.pairs.get(&(from, to)) {
             return Some(Rc::clone(pair));
         }

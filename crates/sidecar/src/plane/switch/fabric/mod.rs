@@ -212,6 +212,14 @@ impl Fabric {
         self.generation += 1;
     }
 
+    /// Counts packets from one port to another that went another way, where both are still there.
+    pub fn passed_by(&mut self, from: PortId, to: PortId, packets: u64) {
+        let (Ok(from), Ok(to)) = (self.slot(from), self.slot(to)) else { return };
+        if let Some(pair) = self.pair(from, to) {
+            pair.borrow_mut().flow.skip(packets);
+        }
+    }
+
     /// Says when the run's clock began, which schedules of plans installed from now on are reckoned from.
     pub fn begin(&mut self, zero: u64) {
         self.zero = zero;

@@ -105,6 +105,11 @@ impl Flow {
         self.seen
     }
 
+    /// Counts packets that went another way.
+    pub fn skip(&mut self, packets: u64) {
+        self.seen += packets;
+    }
+
     fn draw(&mut self, effects: &Effects, index: u64) -> Draws {
         let stream = &self.stream;
         let lost = match &effects.loss {

@@ -14,7 +14,7 @@ use crate::plane::switch::snapshot::{ClassView, LinkView, Snapshot};
 /// What a way was given, and how many packets of it the receiver's interface did not take, because it was down.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Passed {
-    sent: Traffic,
+    pub(super) sent: Traffic,
     lost: u64,
 }
 
@@ -22,18 +22,19 @@ pub(super) struct Passed {
 
 impl Shared {
     pub(super) fn extend(&mut self, snapshot: &mut Snapshot) -> Result<(), NetlinkError> {
-        let mut pairs: BTreeMap<(PortId, PortId), Passed> = BTreeMap::new();
-        for (from, side) in &self.sides {
-            let closed = side.before.iter().map(|(to, passed)| (*to, *passed));
-            let open = passed(&mut self.tc, side)?.into_iter().map(|((to, _), passed)| (to, passed));
-            for (to, passed) in closed.chain(open) {
-                pairs.entry((*from, to)).or_default().add(passed);
-            }
-        }
         let mut sum = self.gone;
-        for ((from, to), passed) in pairs {
-            sum.add(passed);
-            passed.enter(snapshot, from, to);
+        for (from, side) in &self.sides {
+            let counted = passed(&mut self.tc, side)?;
+            for (to, passed) in &side.before {
+                sum.add(*passed);
+                // The switch counts these among those that it has seen.
+                passed.enter(snapshot, *from, *to, 0);
+            }
+            for (to, doors) in &side.ways {
+                let passed = Passed::sum(doors, &counted);
+                sum.add(passed);
+                passed.enter(snapshot, *from, *to, passed.sent.packets);
+            }
         }
         let arrived = sum.arrived();
         snapshot.data.delivered.add(arrived.packets, arrived.bytes);
@@ -75,16 +76,16 @@ impl Shared {
     }
 }
 
-/// What has passed each open way of an interface.
-pub(super) fn passed(
-    tc: &mut TcSocket,
-    side: &Side,
-) -> Result<HashMap<(PortId, IpAddr), Passed>, NetlinkError> {
+/// What has passed the filters of an interface, by their number.
+pub(super) fn passed(tc: &mut TcSocket, side: &Side) -> Result<HashMap<u16, Passed>, NetlinkError> {
     let found = tc.filters(side.outer, Handle::CLSACT_INGRESS)?;
-    let stats: HashMap<u16, Stats> =
-        found.iter().filter(|f| f.acted_on.packets > 0).map(|f| (f.priority, f.acted_on)).collect();
-    let passed = |number: &u16| stats.get(&opening(*number)).map(|stats| Passed::of(*stats));
-    Ok(side.ways.iter().filter_map(|(way, number)| Some((*way, passed(number)?))).collect())
+    let stats: HashMap<u16, Stats> = found
+        .iter()
+        .filter(|filter| filter.acted_on.packets > 0)
+        .map(|filter| (filter.priority, filter.acted_on))
+        .collect();
+    let numbers = side.ways.values().flatten().map(|(_, number)| *number);
+    Ok(numbers.filter_map(|n| Some((n, Passed::of(*stats.get(&opening(n))?)))).collect())
 }
 
 // === impl Passed ===
@@ -94,6 +95,13 @@ impl Passed {
     fn of(stats: Stats) -> Passed {
         let sent = Traffic { packets: stats.packets, bytes: stats.bytes + ETHERNET * stats.packets };
         Passed { sent, lost: stats.overlimits }
+    }
+
+    /// Of several filters.
+    pub(super) fn sum(doors: &[(IpAddr, u16)], counted: &HashMap<u16, Passed>) -> Passed {
+        let mut sum = Passed::default();
+        doors.iter().filter_map(|(_, number)| counted.get(number)).for_each(|passed| sum.add(*passed));
+        sum
     }
 
     pub(super) fn add(&mut self, other: Passed) {
@@ -109,8 +117,11 @@ impl Passed {
         Traffic { packets: left, bytes: share as u64 }
     }
 
-    /// Counts it with a pair of interfaces.
-    fn enter(self, snapshot: &mut Snapshot, from: PortId, to: PortId) {
+    /// Counts it with a pair of interfaces, for which the switch has not seen so many of the packets.
+    fn enter(self, snapshot: &mut Snapshot, from: PortId, to: PortId, unseen: u64) {
+        if self.sent.packets == 0 {
+            return;
+        }
         let arrived = self.arrived();
         let port = |port: PortId| snapshot.ports.iter().position(|view| view.port == port.0);
         let (Some(from), Some(to)) = (port(from), port(to)) else { return };
@@ -133,7 +144,7 @@ impl Passed {
             });
             links.len() - 1
         });
-        links[at].seen += self.sent.packets;
+        links[at].seen += unseen;
         links[at].delivered.add(arrived.packets, arrived.bytes);
         count(&mut links[at].drops, "receiver_down", self.lost);
     }
