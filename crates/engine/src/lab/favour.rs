@@ -12,7 +12,11 @@ const NICE: i32 = -20;
 
 /// Lets the switch of the lab with this init (its process id as the machine sees it) go first. True when it does now.
 pub(super) fn favour_switch(init: u32) -> bool {
-    let thread = supervisor_of(init).and_then(switch_of).and_then(Pid::from_raw);
+    let Some(supervisor) = supervisor_of(init) else { return false };
+    // A thread's priority counts within its session's share of the cores only (sched(7), autogroups): the supervisor's
+    // session, in which nobody else is, has to go first too. A kernel without autogroups has no such file, and needs none.
+    let _ = fs::write(format!("/proc/{supervisor}/autogroup"), NICE.to_string());
+    let thread = switch_of(supervisor).and_then(Pid::from_raw);
     thread.is_some_and(|thread| setpriority_process(Some(thread), NICE).is_ok())
 }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use rustix::process::Pid;
 use testground_linux::fdpass::Listener;
-use testground_linux::process::{self, Namespaces, SpawnExec};
+use testground_linux::process::{self, Namespaces, Session, SpawnExec};
 use testground_sync::SyncEvent;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -59,6 +59,8 @@ pub(super) fn spawn(
         .fd(dial, DIAL);
     spawn.argv[0] = "testground".into();
     spawn.env = std::env::vars_os().collect();
+    // The kernel shares the cores between sessions first (sched(7), autogroups): the switch isn't to share one with instances.
+    spawn.session = Session::New;
     process::spawn_exec(Namespaces::NONE, spawn).map(|child| child.pid()).map_err(super::init::text)
 }
 
