@@ -12,7 +12,7 @@ pub(crate) mod verdict;
 /// The name of the network on which shapes are proved. No data network can have it.
 pub const NETWORK: &str = "(proof)";
 
-/// How often a shape is measured that is off while the switch was late.
+/// How often a shape is measured that is off: a wrong one is wrong every time.
 pub const ATTEMPTS: u32 = 3;
 
 /// The outcome of a proof.

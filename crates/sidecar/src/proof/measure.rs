@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use testground_linux::poll::realtime_nanos;
 use testground_linux::udp::UdpSocket;
 
-use super::schedule::{Kind, Probe, Round};
+use super::schedule::{Kind, Probe, Round, serial};
 use super::verdict::Sample;
 
 /// The port that both sockets are bound to, each in its own namespace.
@@ -31,6 +31,8 @@ pub(crate) struct Seen {
     pub(crate) samples: Vec<Sample>,
     /// How late the packets were sent, nine out of ten of them: whether this program had its share of the machine.
     pub(crate) late: Duration,
+    /// For how much of a burst its link had nothing to do, because it was sent too late: of the worst one, percent.
+    pub(crate) idle: f64,
 }
 
 /// The address of a trial's sender.
@@ -54,10 +56,11 @@ pub(crate) fn measure(ends: &Ends, round: &Round) -> Result<Seen, Errno> {
     let listener = Listener { ends, round, tag, failed: &failed, started: Instant::now() };
     std::thread::scope(|scope| {
         let listening = scope.spawn(|| listener.listen());
-        let late = send_all(ends, round, listener.started, tag);
-        failed.store(late.is_err(), Ordering::Relaxed);
+        let sent = send_all(ends, round, listener.started, tag);
+        failed.store(sent.is_err(), Ordering::Relaxed);
         let samples = listening.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok(Seen { samples: samples?, late: late? })
+        let (late, idle) = sent?;
+        Ok(Seen { samples: samples?, late, idle })
     })
 }
 
@@ -68,9 +71,12 @@ fn now() -> Duration {
     Duration::from_nanos(realtime_nanos())
 }
 
-fn send_all(ends: &Ends, round: &Round, started: Instant, tag: u32) -> Result<Duration, Errno> {
+/// Sends a round's packets; how late, and how idle the links were in their bursts, is as [`Seen`] has it.
+fn send_all(ends: &Ends, round: &Round, started: Instant, tag: u32) -> Result<(Duration, f64), Errno> {
     let mut packet = vec![0u8; usize::from(u16::MAX)];
     let mut late = Vec::with_capacity(round.probes.len());
+    // By trial: when its burst began, and the longest that its link had to wait for a packet.
+    let mut bursts = vec![(Instant::now(), Duration::ZERO); round.trials.len()];
     for probe in &round.probes {
         let due = started + probe.at;
         let wait = due.saturating_duration_since(Instant::now());
@@ -80,11 +86,26 @@ fn send_all(ends: &Ends, round: &Round, started: Instant, tag: u32) -> Result<Du
         late.push(due.elapsed());
         let frame = &mut packet[..usize::from(probe.payload)];
         let to = SocketAddr::new(IpAddr::V4(far_address(probe.trial)), UDP_PORT);
+        if probe.kind == Kind::Burst {
+            let number = usize::from(probe.trial);
+            let (began, idle) = &mut bursts[number];
+            if probe.seq == 0 {
+                *began = Instant::now();
+            }
+            // What came before it on the link is through by then.
+            let needed = serial(&round.trials[number].declared.there, probe.payload) * probe.seq;
+            *idle = (*idle).max(began.elapsed().saturating_sub(needed));
+        }
         Stamp { tag, trial: probe.trial, kind: probe.kind, seq: probe.seq, sent: now() }.write(frame);
         send(&ends.near, frame, to)?;
     }
     late.sort_unstable();
-    Ok(late.get(late.len() * 9 / 10).copied().unwrap_or_default())
+    let shares = round.trials.iter().zip(bursts).filter_map(|(trial, (_, idle))| {
+        let burst = trial.burst?;
+        let takes = serial(&trial.declared.there, burst.payload) * burst.packets;
+        Some(idle.as_secs_f64() * 100.0 / takes.as_secs_f64())
+    });
+    Ok((late.get(late.len() * 9 / 10).copied().unwrap_or_default(), shares.fold(0.0, f64::max)))
 }
 
 #[expect(clippy::disallowed_methods, reason = "there is no event to wait for: the moment itself is meant")]

@@ -102,6 +102,7 @@ impl Inner {
             let clean = lateness.late_p99_us <= settings.delay.as_secs_f64() * 1e6 / 2.0
                 && after.shortfall() == before.shortfall()
                 && seen.late <= SENDER_LATE
+                && seen.idle <= settings.rate_percent / 2.0
                 && has_time(yardstick, settings);
 
             let mut off = (Vec::new(), Vec::new());
@@ -117,9 +118,9 @@ impl Inner {
                 }
             }
             let all_well = off.0.is_empty();
-            // The kernel does not say when it was late, so what is off there is measured again in any case.
-            let certain = clean && self.wires.is_none();
-            if all_well || certain || attempt == ATTEMPTS {
+            // A burst takes a few milliseconds, for which the machine may have been late without anybody's notice: what is off
+            // is measured again in any case.
+            if all_well || attempt == ATTEMPTS {
                 proved.clean &= all_well || clean;
                 if lateness.late_p99_us >= proved.lateness.late_p99_us {
                     proved.lateness = lateness;
