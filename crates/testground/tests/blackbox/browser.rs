@@ -6,14 +6,10 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::support::until;
-
-/// How long an answer may take on a machine that is busy with something else.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::support::{PATIENCE, until};
 
 /// A page that is open.
 pub(crate) struct Page {

@@ -6,7 +6,7 @@ use std::process::Command;
 use testground_model::event::{EventKind, Proof};
 use testground_model::outcome::{EmulatorLate, RunOutcome};
 
-use crate::support::{Done, Session, composition, skip};
+use crate::support::{Done, Session, composition, measured, skip};
 
 /// The proof of the only link.
 pub(crate) fn proof(done: &Done) -> Proof {
@@ -33,21 +33,16 @@ fn emulator_late(done: &Done) -> Option<EmulatorLate> {
     })?
 }
 
-/// Asserts that two measurements agree, measuring again a few times: a busy machine spoils one, not every one.
+/// Asserts that measurements of others agree with those of a run.
 pub(crate) fn agree(run: impl Fn() -> Done, off: impl Fn(&Done) -> Vec<String>) {
-    let mut last = (Vec::new(), None);
-    for _ in 0..5 {
+    measured(|| {
         let done = run();
-        if done.outcome() == RunOutcome::Success {
-            last = (off(&done), emulator_late(&done));
-            if last.0.is_empty() {
-                return;
-            }
-        } else {
-            last = (vec![format!("{done:?}")], None);
+        if done.outcome() != RunOutcome::Success {
+            return Err(format!("{done:?}"));
         }
-    }
-    panic!("{last:#?}");
+        let off = off(&done);
+        if off.is_empty() { Ok(()) } else { Err(format!("{off:#?}, {:?}", emulator_late(&done))) }
+    });
 }
 
 #[test]

@@ -1,15 +1,13 @@
 //! Measurements: from an instance's socket to tables, files, comparisons and a real InfluxDB.
 
 use std::io::Read;
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use serde_json::Value;
 use testground_model::event::EventKind;
 use testground_model::measure::Measured;
 
-use super::support::{Done, Session, composition, skip, until};
+use super::support::{Done, PATIENCE, Port, Session, composition, skip, until};
 
 /// Bash that sends `$2` to the path `$1`, with more headers in `$3`, and shows the answer.
 const POST: &str = r#"
@@ -198,7 +196,9 @@ post '/write?db=testground' points"#
 fn a_real_influxdb_gets_them_too() {
     let test = "a_real_influxdb_gets_them_too";
     let session = Session::new();
-    let Some((mut influxd, address)) = influxd(&session) else {
+    let ports = [Port::free(), Port::free()];
+    let [address, backup] = ports.each_ref().map(|port| format!("127.0.0.1:{}", port.number));
+    let Some(mut influxd) = influxd(&session, &address, &backup) else {
         skip(test, "there is no influxd (Debian: apt-get install influxdb)");
         return;
     };
@@ -216,7 +216,8 @@ post '/write?db=testground' points"#
     let answer = http(&address, query).expect("an answer");
     assert!(answer.contains(r#""tags":{"group_id":"g","instance":"0"}"#), "{answer}");
     assert!(answer.contains("12000,72006000]"), "{answer}");
-    assert_eq!(done.warnings(), Vec::<String>::new());
+    // A machine that is busy with something else may be warned of.
+    assert!(!done.warnings().iter().any(|w| w.contains("InfluxDB") || w.contains("forward")), "{done:?}");
     let _ = influxd.kill();
     let _ = influxd.wait();
 
@@ -230,31 +231,28 @@ post '/write?db=testground' points"#
     assert_eq!(measured(&done).points, 12_000);
 }
 
-/// InfluxDB on a port of its own, with all it writes in the session's directory.
-fn influxd(session: &Session) -> Option<(Child, String)> {
+/// InfluxDB, with all it writes in the session's directory.
+fn influxd(session: &Session, address: &str, backup: &str) -> Option<Child> {
     Command::new("influxd").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().ok()?;
-    let free = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").to_string();
-    let (address, backup) = (free(), free());
     let dir = session.path().display();
     let config = format!(
         "reporting-disabled = true\nbind-address = \"{backup}\"\n[meta]\ndir = \"{dir}/meta\"\n[data]\ndir = \"{dir}/data\"\n\
          wal-dir = \"{dir}/wal\"\n[http]\nbind-address = \"{address}\"\n[monitor]\nstore-enabled = false\n"
     );
     let config = session.write("influxdb.conf", &config);
-    let child = Command::new("influxd")
+    Command::new("influxd")
         .arg("-config")
         .arg(config)
         .env("HOME", session.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .ok()?;
-    Some((child, address))
+        .ok()
 }
 
 fn http(address: &str, path: &str) -> Option<String> {
     let mut stream = std::net::TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
     std::io::Write::write_all(&mut stream, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use testground_model::outcome::RunOutcome;
 
-use crate::support::{Session, binary, composition, signal_process, skip, until};
+use crate::support::{PATIENCE, Port, Session, binary, composition, signal_process, skip, until};
 
 /// A program that ends with the test.
 struct Program(Child);
@@ -20,27 +20,26 @@ impl Drop for Program {
     }
 }
 
-/// A port that nothing listens on at the moment.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
-}
-
 /// Starts a program, or skips the test, and waits until it listens.
-fn listening(test: &str, port: u16, program: &str, args: &[&str]) -> Option<Program> {
+fn listening(test: &str, port: &Port, program: &str, args: &[&str]) -> Option<Program> {
     let spawned = Command::new(program)
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    let child = match spawned {
+    let mut child = match spawned {
         Ok(child) => Program(child),
         Err(e) => {
             skip(test, &format!("{program}: {e}"));
             return None;
         }
     };
-    until(&format!("{program} listens"), || TcpStream::connect(("127.0.0.1", port)).ok());
+    until(&format!("{program} listens"), || {
+        let ended = child.0.try_wait().expect("a child");
+        assert!(ended.is_none(), "{program} {args:?}: {ended:?}");
+        TcpStream::connect(("127.0.0.1", port.number)).ok()
+    });
     Some(child)
 }
 
@@ -52,9 +51,10 @@ fn with_hosts(hosts: &[String]) -> String {
 #[test]
 fn instances_reach_a_redis_on_this_machine() {
     let test = "instances_reach_a_redis_on_this_machine";
-    let port = free_port().to_string();
+    let held = Port::free();
+    let port = held.number.to_string();
     let args = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-    let Some(_redis) = listening(test, port.parse().unwrap(), "redis-server", &args) else { return };
+    let Some(_redis) = listening(test, &held, "redis-server", &args) else { return };
     let script = format!(
         "echo \"hosts $ADDITIONAL_HOSTS\"\n\
          redis-cli -h host.testground -p {port} incr visits >/dev/null || exit 1\n\
@@ -103,13 +103,14 @@ fn half_closes_and_ends_are_passed_on_and_only_named_ports_are_open() {
 
 #[test]
 fn a_host_that_can_not_be_reached_is_named_in_the_record_and_reset_for_the_instance() {
-    let port = free_port();
+    let held = Port::free();
+    let port = held.number;
     let hosts = [format!("127.0.0.1:{port}"), "nowhere.invalid:80".to_owned()];
     let script = format!(
         "exec 2>/dev/null\n\
          for i in 1 2 3; do\n\
-           exec 3<>/dev/tcp/host.testground/{port}; read -t 10 line <&3; echo \"one $?\"; done\n\
-         exec 3<>/dev/tcp/nowhere.invalid/80; read -t 20 line <&3; echo \"two $?\""
+           exec 3<>/dev/tcp/host.testground/{port}; read -t 100 line <&3; echo \"one $?\"; done\n\
+         exec 3<>/dev/tcp/nowhere.invalid/80; read -t 100 line <&3; echo \"two $?\""
     );
     let session = Session::with_plan(&script, &composition(1, &with_hosts(&hosts)));
     let done = session.run(&[]);
@@ -167,7 +168,7 @@ fn forward(session: &Session, args: &[&str]) -> Forwarding {
 
 fn get(at: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(at)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"GET /hello.txt HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
@@ -246,52 +247,52 @@ fn a_port_of_an_instance_is_reached_until_the_run_is_over() {
 }
 
 /// A sync service over a Redis of its own, on a free port.
-fn service(test: &str, grace: &str) -> Option<(Program, Program, u16, u16)> {
-    let (redis_port, port) = (free_port(), free_port());
-    let text = redis_port.to_string();
+fn service(test: &str, grace: &str) -> Option<(Program, Program, Port, Port)> {
+    let (redis_port, port) = (Port::free(), Port::free());
+    let text = redis_port.number.to_string();
     let args = ["--port", &text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-    let redis = listening(test, redis_port, "redis-server", &args)?;
-    let (listen, store) = (format!("127.0.0.1:{port}"), format!("redis://127.0.0.1:{redis_port}/0"));
+    let redis = listening(test, &redis_port, "redis-server", &args)?;
+    let (listen, store) = (format!("127.0.0.1:{}", port.number), format!("redis://127.0.0.1:{text}/0"));
     let args =
         ["sync-service", "--listen", &listen, "--store", &store, "--gc-every", "200ms", "--gc-grace", grace];
-    let service = listening(test, port, &binary().display().to_string(), &args)?;
+    let service = listening(test, &port, &binary().display().to_string(), &args)?;
     Some((redis, service, redis_port, port))
 }
 
-fn keys(port: u16) -> Vec<String> {
-    let out = Command::new("redis-cli").args(["-p", &port.to_string(), "keys", "run:*"]).output();
+fn keys(port: &Port) -> Vec<String> {
+    let out = Command::new("redis-cli").args(["-p", &port.number.to_string(), "keys", "run:*"]).output();
     let text = String::from_utf8_lossy(&out.expect("redis-cli").stdout).into_owned();
     text.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect()
 }
 
-fn with_service(port: u16) -> String {
-    format!("[global.run_config]\nsync_service = \"127.0.0.1:{port}\"\nstall = \"2s\"\n")
+fn with_service(port: &Port) -> String {
+    format!("[global.run_config]\nsync_service = \"127.0.0.1:{}\"\nstall = \"2s\"\n", port.number)
 }
 
 #[test]
 fn a_run_uses_a_service_outside_and_its_keys_go_when_it_is_over() {
     let test = "a_run_uses_a_service_outside_and_its_keys_go_when_it_is_over";
     let Some((_redis, _service, redis_port, port)) = service(test, "300ms") else { return };
-    let script = "testground sync barrier network-initialized 2 --timeout 20s >/dev/null || exit 1\n\
+    let script = "testground sync barrier network-initialized 2 --timeout 150s >/dev/null || exit 1\n\
                   testground sync signal-and-wait ready 2 >/dev/null\n\
                   testground sync network --latency 5ms >/dev/null || exit 1\n\
                   echo together\n\
                   [ -e $TEST_PLAN_DIR/go ] && exit 0\n\
                   until [ -e $TEST_PLAN_DIR/go ]; do sleep 0.05; done";
-    let session = Session::with_plan(script, &composition(2, &with_service(port)));
+    let session = Session::with_plan(script, &composition(2, &with_service(&port)));
     let mut going = session.start(&[]);
     going.instances_up(2);
     let id = going.run_id();
     // It goes on for longer than the grace time and several sweeps, and nobody touches its keys.
     let ready = format!("run:{id}:plan:plan:case:case:states:ready#count");
-    let before = keys(redis_port);
+    let before = keys(&redis_port);
     assert!(before.contains(&ready), "{before:?}");
     std::thread::park_timeout(Duration::from_millis(1500));
-    assert!(keys(redis_port).contains(&ready), "{:?}", keys(redis_port));
+    assert!(keys(&redis_port).contains(&ready), "{:?}", keys(&redis_port));
     session.write("plan/go", "");
     let done = going.wait();
     done.assert_success();
-    until("the keys are gone", || keys(redis_port).iter().all(|k| !k.contains(&id)).then_some(()));
+    until("the keys are gone", || keys(&redis_port).iter().all(|k| !k.contains(&id)).then_some(()));
 
     // A run that is interrupted is over too; one whose instances fail as well.
     std::fs::remove_file(session.path().join("plan/go")).expect("the file");
@@ -300,7 +301,7 @@ fn a_run_uses_a_service_outside_and_its_keys_go_when_it_is_over() {
     let id = going.run_id();
     going.signal(rustix::process::Signal::INT);
     assert_eq!(going.wait().outcome(), RunOutcome::Interrupted);
-    until("the keys are gone", || keys(redis_port).iter().all(|k| !k.contains(&id)).then_some(()));
+    until("the keys are gone", || keys(&redis_port).iter().all(|k| !k.contains(&id)).then_some(()));
 }
 
 #[test]
@@ -309,7 +310,7 @@ fn who_is_missing_at_a_barrier_is_known_with_a_service_outside_too() {
     let Some((_redis, _service, _, port)) = service(test, "300ms") else { return };
     let script = "[ $TEST_INSTANCE_INDEX = 0 ] && testground sync signal ready >/dev/null\n\
                   testground sync barrier ready 3";
-    let session = Session::with_plan(script, &composition(2, &with_service(port)));
+    let session = Session::with_plan(script, &composition(2, &with_service(&port)));
     let done = session.run(&[]);
     let RunOutcome::Failure { cause } = done.outcome() else { panic!("{done:?}") };
     assert!(cause.contains("ready") && cause.contains("1 of 3"), "{cause}: {done:?}");
@@ -324,22 +325,21 @@ fn who_is_missing_at_a_barrier_is_known_with_a_service_outside_too() {
 
 #[test]
 fn a_service_that_is_not_there_is_refused_by_name() {
-    let port = free_port();
-    let session = Session::with_plan("exit 0", &composition(1, &with_service(port)));
+    let port = Port::free();
+    let session = Session::with_plan("exit 0", &composition(1, &with_service(&port)));
     let done = session.run(&[]);
     assert_eq!(done.code, Some(1), "{done:?}");
-    let says = format!("the sync service 127.0.0.1:{port} can't be used");
+    let says = format!("the sync service 127.0.0.1:{} can't be used", port.number);
     assert!(done.cause().contains(&says) && done.cause().contains("refused"), "{done:?}");
     // Something else listens there.
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let port = listener.local_addr().expect("an address").port();
+    let listener = TcpListener::bind(("127.0.0.1", port.number)).expect("a listener");
     let other = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
         let mut heard = [0; 256];
         let _ = stream.read(&mut heard);
         let _ = stream.write_all(b"HTTP/1.0 404 Not Found\r\n\r\n");
     });
-    let session = Session::with_plan("exit 0", &composition(1, &with_service(port)));
+    let session = Session::with_plan("exit 0", &composition(1, &with_service(&port)));
     let done = session.run(&[]);
     assert!(done.cause().contains("does not know /v1/runs/"), "{done:?}");
     other.join().expect("a server");

@@ -1,7 +1,10 @@
 //! The real binary in a fresh directory, read like a shell session.
 
 use std::fs;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -177,7 +180,7 @@ impl Going {
         whole.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
     }
 
-    /// Waits until an event fits, at most twenty seconds.
+    /// Waits until an event fits, for as long as [`until`] does.
     pub(crate) fn until<T>(&mut self, what: &str, fits: impl Fn(&EventKind) -> Option<T>) -> T {
         until(what, || {
             let found = self.events().iter().find_map(|e| fits(&e.kind));
@@ -203,6 +206,14 @@ impl Going {
             let text = fs::read_to_string(&events).unwrap_or_default();
             (text.matches("\"event\":\"output\"").count() >= count).then_some(())
         });
+    }
+
+    /// Where outputs lie.
+    pub(crate) fn outputs(&mut self) -> PathBuf {
+        self.until("the run is queued", |e| match e {
+            EventKind::RunQueued { outputs, .. } => Some(PathBuf::from(outputs)),
+            _ => None,
+        })
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
@@ -303,21 +314,59 @@ impl std::fmt::Debug for Done {
     }
 }
 
+/// A TCP port of loopback that is nobody else's for as long as this is held: no other test takes it, in this process or in
+/// another one, and it is none of those that the kernel gives away by itself.
+pub(crate) struct Port {
+    pub(crate) number: u16,
+    /// An abstract name, which one process can have at a time.
+    _held: UnixListener,
+}
+
+impl Port {
+    pub(crate) fn free() -> Port {
+        let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+        let given_away = range.split_whitespace().next().and_then(|low| low.parse().ok()).unwrap_or(32_768);
+        let free = (10_000..given_away).find_map(|number| {
+            let name = SocketAddr::from_abstract_name(format!("testground-test-port-{number}")).ok()?;
+            let held = UnixListener::bind_addr(&name).ok()?;
+            TcpListener::bind(("127.0.0.1", number)).is_ok().then_some(Port { number, _held: held })
+        });
+        free.expect("a port between 10,000 and those of net.ipv4.ip_local_port_range")
+    }
+}
+
 fn describe(events: &[Event]) -> String {
     let skipped = events.len().saturating_sub(60);
     events.iter().skip(skipped).map(|e| format!("{:?}\n", e.kind)).collect()
 }
 
-/// Asks again and again, at most twenty seconds.
+/// How long anything may take on a machine that is busy with something else. It costs time where something is broken only.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Asks again and again, at most for [`PATIENCE`].
 pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(begun.elapsed() < Duration::from_secs(20), "twenty seconds passed before {what}");
+        assert!(begun.elapsed() < PATIENCE, "{PATIENCE:?} passed before {what}");
         pause();
     }
+}
+
+/// Measures until all is as it should be, at most for [`PATIENCE`]: a machine that is busy with something else spoils the
+/// measurements of that time, a network that is wrong spoils every one.
+pub(crate) fn measured<T>(mut attempt: impl FnMut() -> Result<T, String>) -> T {
+    let begun = Instant::now();
+    for attempts in 1.. {
+        match attempt() {
+            Ok(good) => return good,
+            Err(e) => assert!(begun.elapsed() < PATIENCE, "wrong {attempts} times, the last time: {e}"),
+        }
+        pause();
+    }
+    unreachable!("it returns or fails")
 }
 
 #[allow(
