@@ -38,7 +38,7 @@ fn the_same_on_the_kernel_plane_in_a_guest() {
             "-m",
             "768M",
             "-t",
-            "280",
+            "900",
             "--",
             "env",
             &format!("{INSIDE}=tap"),

@@ -1,9 +1,9 @@
 //! The lab's reactor, asked of the kernel: what `ip` and `ping` say inside of the namespaces it makes.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lab_support::{appear, default_network, everywhere, instance, link, network, run};
+use lab_support::{PATIENCE, appear, default_network, everywhere, instance, link, network, run};
 use testground_model::run::{Plane, ProofSettings};
 use testground_model::shape::{Filter, LinkShape};
 use testground_sidecar::plan::Later;
@@ -156,9 +156,17 @@ fn shapes_and_rules_are_in_force_when_the_answer_is_there() {
         let _other = appear(&lab, "a", 1).await;
         let _b = appear(&lab, "b", 0).await;
         let took = |ms: f64, address| {
-            // Never shorter than asked for; longer on a busy machine, but not as long as the next shape here.
-            let measured = one.round_trip(address, 5);
-            assert!(measured >= ms && measured < ms + 100.0, "{measured} ms to {address} instead of {ms}");
+            // Never shorter than asked for; longer while the machine is busy with something else, but not for ever as long as
+            // the next shape here.
+            let begun = Instant::now();
+            loop {
+                let measured = one.round_trip(address, 5);
+                assert!(measured >= ms, "{measured} ms to {address} instead of {ms}");
+                if measured < ms + 100.0 {
+                    break;
+                }
+                assert!(begun.elapsed() < PATIENCE, "{measured} ms to {address} instead of {ms}");
+            }
         };
         took(20.0, "16.0.0.4");
         took(0.0, "16.0.0.3");
@@ -271,14 +279,18 @@ fn declared_shapes_are_measured_and_what_is_wrong_is_told() {
             later(20, link("a", "c", true, late(5)), true),
         ];
         let lab = LabNetwork::start(&run, ports).unwrap();
-        let proved = lab.prove(&settings, changes).await.unwrap();
+        let begun = Instant::now();
+        let proved = loop {
+            let proved = lab.prove(&settings, changes.clone()).await.unwrap();
+            if proved.clean || begun.elapsed() > PATIENCE {
+                break proved;
+            }
+        };
+        assert!(proved.clean, "the machine is too busy to measure: {proved:#?}");
         assert_eq!(proved.unproved.len(), 2, "{:?}", proved.unproved);
         assert!(proved.unproved[1].ends_with("a trace, the first of them at 20s between a and c"));
         let labels: Vec<&str> = proved.proofs.iter().map(|p| p.label.as_str()).collect();
         assert_eq!(labels, ["a <-> b", "a -> c", "c -> a", "b <-> c", "at 10s a <-> c", "at 20s a <-> c"]);
-        if !proved.clean {
-            return lab_support::skip("declared_shapes_are_measured", "the machine is too busy to measure");
-        }
         assert_eq!(proved.off(), Vec::<String>::new(), "{:#?}", proved.proofs);
         let [ab, ac, ca, bc, later, _] = &proved.proofs[..] else { panic!() };
         assert!(later.round_trip_p50.unwrap() >= Duration::from_millis(60));

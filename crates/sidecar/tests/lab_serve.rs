@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lab_support::{appear, default_network, everywhere, instance, link, run, within};
+use lab_support::{PATIENCE, appear, default_network, everywhere, instance, link, run, within};
 use testground_model::event::EventKind;
 use testground_model::name::RunId;
 use testground_model::shape::LinkShape;
@@ -32,7 +32,7 @@ async fn publish(sync: &SyncHandle, hostname: &str, json: &str) {
 async fn wait(sync: &SyncHandle, state: &str, target: u64) {
     let key = keys().state(state);
     let open = sync.barrier("test", &key, target, None);
-    tokio::time::timeout(Duration::from_secs(20), open).await.expect(state).unwrap();
+    tokio::time::timeout(PATIENCE, open).await.expect(state).unwrap();
 }
 
 #[test]

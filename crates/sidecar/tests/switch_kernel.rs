@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use switch_lab::{Carrier, Lab};
+use switch_lab::{Carrier, Lab, PATIENCE, comes_true};
 use testground_linux::packet_socket::{PacketSocket, PacketSocketOptions};
 use testground_model::shape::{Chance, Filter, Jitter, LinkShape, Loss};
 use testground_sidecar::plane::switch::link::chance::Stream;
@@ -23,7 +23,7 @@ fn hosts_reach_each_other_over_every_carrier() {
     for carrier in [Carrier::Tap, Carrier::BareTap, Carrier::PacketSocket] {
         let lab = Lab::new(3, carrier);
         for to in [lab.hosts[1].v4.to_string(), lab.hosts[2].v6.to_string()] {
-            let text = lab.hosts[0].stdout("ping", &format!("-c 3 -i 0.01 -w 10 {to}"));
+            let text = lab.hosts[0].stdout("ping", &format!("-c 3 -i 0.01 -w 100 {to}"));
             // With a deadline `ping` waits for the answers; without one it gives up after two round trips.
             assert!(text.contains(" 3 received"), "{carrier:?}: {text}");
         }
@@ -42,7 +42,7 @@ fn a_round_trip_takes_what_was_asked_for_from_the_first_packet_on() {
     let mut lab = Lab::new(2, Carrier::Tap);
     lab.shape(LinkShape { latency: Duration::from_millis(20), ..LinkShape::default() });
     for to in [lab.hosts[1].v4.to_string(), lab.hosts[1].v6.to_string()] {
-        let text = lab.hosts[0].stdout("ping", &format!("-c 20 -i 0.01 -w 10 {to}"));
+        let text = lab.hosts[0].stdout("ping", &format!("-c 20 -i 0.01 -w 100 {to}"));
         let times: Vec<f64> =
             text.lines().filter_map(|l| l.split("time=").nth(1)?.split(' ').next()?.parse().ok()).collect();
         assert!(times.len() >= 20, "{text}");
@@ -85,9 +85,19 @@ fn the_kernel_loses_the_packets_that_the_seed_says() {
         effects.transit(&mut Server::default(), &mut flow, &mut 0, &Segments::plain(60), 0, &mut steps);
     }
     let departs = |step: &Step| matches!(step, Step::Depart(_));
+    let expected: Vec<u32> = (0..).zip(&steps).filter(|(_, s)| departs(s)).map(|(i, _)| i).collect();
+    // The last ones may take longer than the receiver waits for one, on a machine that is busy with something else; one more
+    // than there should be would have come by then.
+    let begun = Instant::now();
+    loop {
+        match receiver.recv(&mut buffer) {
+            Ok(_) => arrived.push(u32::from_be_bytes(buffer[..4].try_into().unwrap())),
+            Err(_) if arrived.len() >= expected.len() || begun.elapsed() > PATIENCE => break,
+            Err(_) => (),
+        }
+    }
     // The receiving kernel may take packets in on either of two processors.
     arrived.sort_unstable();
-    let expected: Vec<u32> = (0..).zip(&steps).filter(|(_, s)| departs(s)).map(|(i, _)| i).collect();
     assert_eq!(arrived, expected);
 }
 
@@ -98,25 +108,25 @@ fn a_rejecting_link_tells_the_sender_and_a_dropping_one_does_not() {
     lab.shape(LinkShape { filter: Filter::Reject, ..LinkShape::default() });
     for to in lab.hosts[1].addresses() {
         let begun = Instant::now();
-        let tcp =
-            lab.hosts[0].inside(|| TcpStream::connect_timeout(&(to, 80).into(), Duration::from_secs(5)));
+        let tcp = lab.hosts[0].inside(|| TcpStream::connect_timeout(&(to, 80).into(), PATIENCE));
         assert_eq!(tcp.unwrap_err().kind(), ErrorKind::ConnectionRefused, "{to}");
         let from = lab.hosts[0].addresses()[usize::from(to.is_ipv6())];
         let udp = lab.hosts[0].inside(|| UdpSocket::bind((from, 0)).unwrap());
         udp.connect((to, 80)).unwrap();
-        udp.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        udp.set_read_timeout(Some(PATIENCE)).unwrap();
         udp.send(b"?").unwrap();
         // ICMP "administratively prohibited" is "no route to host" to an IPv4 socket, "permission denied" to IPv6.
         let error = udp.recv(&mut [0; 8]).unwrap_err().kind();
         assert!(matches!(error, ErrorKind::HostUnreachable | ErrorKind::PermissionDenied), "{to}: {error:?}");
-        assert!(begun.elapsed() < Duration::from_secs(5), "errors come at once, not by a time-out");
+        assert!(begun.elapsed() < PATIENCE, "errors come at once, not by a time-out");
     }
     lab.shape(LinkShape { filter: Filter::Drop, ..LinkShape::default() });
     let to = (lab.hosts[1].v4, 80).into();
     let silent = lab.hosts[0].inside(|| TcpStream::connect_timeout(&to, Duration::from_millis(200)));
     assert_eq!(silent.unwrap_err().kind(), ErrorKind::TimedOut);
-    let drops = lab.switch.snapshot().unwrap().data.drops;
-    assert!(drops["filter_drop"] >= 1 && drops["filter_reject"] >= 4, "{drops:?}");
+    let drops = || lab.switch.snapshot().unwrap().data.drops;
+    assert!(comes_true(|| drops().get("filter_drop").is_some_and(|n| *n >= 1)), "{:?}", drops());
+    assert!(drops()["filter_reject"] >= 4, "{:?}", drops());
 }
 
 #[test]
@@ -130,27 +140,33 @@ fn the_kernel_counts_corrupted_datagrams_as_checksum_errors() {
         sender.send(&[7; 1400]).unwrap();
     }
     assert!(receiver.recv(&mut [0; 2000]).is_err(), "nothing whole arrives");
-    let wrong = lab.hosts[1].counter("UdpInCsumErrors") + lab.hosts[1].counter("UdpInErrors");
-    assert!(wrong > 150, "{wrong}");
+    let wrong = || lab.hosts[1].counter("UdpInCsumErrors") + lab.hosts[1].counter("UdpInErrors");
+    assert!(comes_true(|| wrong() > 150), "{}", wrong());
 }
 
 #[test]
 fn tcp_fills_a_slow_link_without_losing_segments() {
     need!("tcp_fills_a_slow_link_without_losing_segments", "nstat");
-    let mut lab = Lab::new(2, Carrier::Tap);
-    let latency = Duration::from_millis(5);
-    lab.shape(LinkShape { bandwidth: Some(50_000_000), latency, ..LinkShape::default() });
     // The queue holds 156 KB: what a sender overfills it with is lost, and nothing else.
     let data = vec![7; 1 << 20];
-    let begun = Instant::now();
-    assert!(transfer(&lab, lab.hosts[1].v4.into(), &data) == data);
-    let bits = data.len() as f64 * 8.0 / begun.elapsed().as_secs_f64();
-    // Never faster than the wire, whatever the machine does.
-    assert!(bits < 50_000_000.0 * 1448.0 / 1514.0, "{bits}");
-    let snapshot = lab.switch.snapshot().unwrap();
-    let queued = snapshot.data.drops.get("queue").copied().unwrap_or(0);
-    let again = lab.hosts[0].counter("TcpRetransSegs");
-    assert!(again <= queued + 1, "{again} sent again, though {queued} were dropped");
+    let mut seen = (0, 0);
+    let fits = comes_true(|| {
+        let mut lab = Lab::new(2, Carrier::Tap);
+        let latency = Duration::from_millis(5);
+        lab.shape(LinkShape { bandwidth: Some(50_000_000), latency, ..LinkShape::default() });
+        let begun = Instant::now();
+        assert!(transfer(&lab, lab.hosts[1].v4.into(), &data) == data);
+        let bits = data.len() as f64 * 8.0 / begun.elapsed().as_secs_f64();
+        // Never faster than the wire, whatever the machine does.
+        assert!(bits < 50_000_000.0 * 1448.0 / 1514.0, "{bits}");
+        let snapshot = lab.switch.snapshot().unwrap();
+        let queued = snapshot.data.drops.get("queue").copied().unwrap_or(0);
+        let again = lab.hosts[0].counter("TcpRetransSegs");
+        seen = (again, queued);
+        // A machine that is busy for longer than TCP's patience has it send again what is on its way.
+        again <= queued + 1
+    });
+    assert!(fits, "{} sent again, though {} were dropped", seen.0, seen.1);
 }
 
 #[test]
@@ -193,7 +209,7 @@ fn tshark_reads_a_capture_of_two_interfaces() {
     lab.switch.capture(&ports, file.reopen().unwrap()).unwrap();
     let again = lab.switch.capture(&ports[..1], file.reopen().unwrap());
     assert!(matches!(again, Err(SwitchError::CaptureTaken(_))));
-    lab.hosts[0].stdout("ping", &format!("-c 3 -i 0.05 -w 10 {}", lab.hosts[1].v4));
+    lab.hosts[0].stdout("ping", &format!("-c 3 -i 0.05 -w 100 {}", lab.hosts[1].v4));
     lab.switch.shutdown();
     let read = |arguments: &str| {
         let mut command = std::process::Command::new("tshark");
@@ -227,10 +243,10 @@ fn a_full_disk_is_said_and_stops_no_packet() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     lab.switch.capture(&[lab.hosts[0].port], full).unwrap();
     // Longer than frames wait for company before they are written.
-    let text = lab.hosts[0].stdout("ping", &format!("-c 5 -i 0.1 -w 10 {}", lab.hosts[1].v4));
+    let text = lab.hosts[0].stdout("ping", &format!("-c 5 -i 0.1 -w 100 {}", lab.hosts[1].v4));
     assert!(text.contains(" 5 received"), "{text}");
-    let error = lab.switch.snapshot().unwrap().file_error;
-    assert!(error.as_deref().is_some_and(|e| e.contains("No space")), "{error:?}");
+    let error = || lab.switch.snapshot().unwrap().file_error;
+    assert!(comes_true(|| error().is_some_and(|e| e.contains("No space"))), "{:?}", error());
 }
 
 #[test]
@@ -269,7 +285,7 @@ fn frames_without_sense_are_counted_and_harm_nobody() {
         rustix::io::write(&socket, &bytes).unwrap();
     }
     // The same link is as good as ever behind them.
-    let text = host.stdout("ping", &format!("-c 3 -i 0.01 -w 10 {}", lab.hosts[1].v4));
+    let text = host.stdout("ping", &format!("-c 3 -i 0.01 -w 100 {}", lab.hosts[1].v4));
     assert!(text.contains(" 3 received"), "{text}");
     let snapshot = lab.switch.snapshot().unwrap();
     assert_eq!(snapshot.data.drops["malformed"], 7, "{:?}", snapshot.data.drops);
@@ -286,19 +302,20 @@ fn interfaces_that_go_take_nothing_with_them() {
     lab.hosts[1].ip("link set data down");
     let down = lab.hosts[0].run("ping", &format!("-c 2 -i 0.01 -W 0.2 {}", lab.hosts[1].v4));
     assert!(!down.status.success());
-    assert!(lab.switch.snapshot().unwrap().data.drops["receiver_down"] >= 1);
+    let drops = || lab.switch.snapshot().unwrap().data.drops;
+    assert!(comes_true(|| drops().get("receiver_down").is_some_and(|n| *n >= 1)), "{:?}", drops());
     lab.hosts[1].ip("link set data up");
-    lab.hosts[0].stdout("ping", &format!("-c 2 -i 0.01 -w 10 {}", lab.hosts[1].v4));
+    lab.hosts[0].stdout("ping", &format!("-c 2 -i 0.01 -w 100 {}", lab.hosts[1].v4));
     // Deleted from within, as an instance that is root may.
     lab.hosts[1].ip("link delete data");
     let gone = lab.hosts[1].port;
-    lab.hosts[0].stdout("ping", &format!("-c 2 -i 0.01 -w 10 {}", lab.hosts[2].v4));
+    lab.hosts[0].stdout("ping", &format!("-c 2 -i 0.01 -w 100 {}", lab.hosts[2].v4));
     lab.switch.detach(gone).unwrap();
     assert!(matches!(lab.switch.detach(gone), Err(SwitchError::NoSuchPort(_))));
     // A new instance in the old one's place.
     lab.hosts.remove(1);
     lab.add(7, Carrier::Tap);
-    lab.hosts[0].stdout("ping", &format!("-c 2 -i 0.01 -w 10 {}", lab.hosts[2].v4));
+    lab.hosts[0].stdout("ping", &format!("-c 2 -i 0.01 -w 100 {}", lab.hosts[2].v4));
 }
 
 #[test]

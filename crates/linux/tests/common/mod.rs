@@ -157,10 +157,10 @@ pub fn ip(arguments: &str) -> serde_json::Value {
     }
 }
 
-/// Waits until a descriptor can be read, ten seconds at most.
+/// Waits until a descriptor can be read, two minutes at most: a machine may be busy with something else.
 pub fn await_readable(fd: impl std::os::fd::AsFd) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+    let limit = Timespec { tv_sec: 120, tv_nsec: 0 };
     rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit))).unwrap() == 1
 }
 
@@ -178,7 +178,7 @@ pub fn in_guest(name: &str, prelude: &str, tests: &[&str]) -> Option<String> {
     let work = tempfile::tempdir().unwrap();
     let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/uml/run");
     let output = Command::new(run)
-        .args(["-m", "512M", "-t", "300", "--", "sh", "-c", &script])
+        .args(["-m", "512M", "-t", "900", "--", "sh", "-c", &script])
         .env("UML_WORK", work.path())
         .output()
         .unwrap();

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use testground_linux::netns::{Netns, tour};
 use testground_model::name::InstanceName;
@@ -18,6 +19,8 @@ pub const INSIDE: &str = "TESTGROUND_TEST_LAB_PORTS";
 /// Who carries the data networks; the switch where it is not set.
 pub const PLANE: &str = "TESTGROUND_TEST_LAB_PLANE";
 const KINDS: [PortKind; 3] = [PortKind::Auto, PortKind::Tap, PortKind::PacketSocket];
+/// How long anything may take on a machine that is busy with something else. It costs time where something is broken only.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Nobody: an ordinary user that every machine has.
 const NOBODY: &str = "65534";
 
@@ -200,10 +203,16 @@ impl Inside {
         serde_json::from_str(&self.stdout(line)).unwrap()
     }
 
-    /// Whether an address answers one ping. A host that has asked for a neighbour in vain before asks again only after a
+    /// Whether an address answers a ping. A host that has asked for a neighbour in vain before asks again only after a
     /// second, and has the ping wait for so long.
     pub fn reaches(&self, address: &str) -> bool {
-        self.run(&format!("ping -n -c 1 -W 5 {address}")).status.success()
+        let begun = Instant::now();
+        loop {
+            let answered = self.run(&format!("ping -n -c 1 -W 5 {address}")).status.success();
+            if answered || begun.elapsed() > PATIENCE {
+                return answered;
+            }
+        }
     }
 
     /// Whether an address answers no ping within a second.
@@ -213,7 +222,7 @@ impl Inside {
 
     /// The smallest of so many round trips, milliseconds.
     pub fn round_trip(&self, address: &str, count: u32) -> f64 {
-        let text = self.stdout(&format!("ping -n -c {count} -i 0.02 -W 3 {address}"));
+        let text = self.stdout(&format!("ping -n -c {count} -i 0.02 -W 30 {address}"));
         let summary = text.lines().find(|l| l.contains("min/avg/max")).unwrap_or_else(|| panic!("{text}"));
         summary.split(['=', '/']).nth(4).unwrap().trim().parse().unwrap()
     }
@@ -242,7 +251,7 @@ impl Inside {
 /// The first of some messages that is wanted; fails when none comes for a long time.
 pub async fn within<T, U>(mut next: impl AsyncFnMut() -> Option<T>, wanted: impl Fn(T) -> Option<U>) -> U {
     loop {
-        let message = tokio::time::timeout(std::time::Duration::from_secs(20), next()).await;
+        let message = tokio::time::timeout(PATIENCE, next()).await;
         let message = message.expect("a message in time").expect("somebody is there to send one");
         if let Some(found) = wanted(message) {
             return found;

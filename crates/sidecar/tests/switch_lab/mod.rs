@@ -143,6 +143,22 @@ impl Lab {
     }
 }
 
+/// How long anything may take on a machine that is busy with something else. It costs time where something is broken only.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+
+/// Asks again and again until it is so, for as long as [`PATIENCE`] lasts; whether it was.
+#[allow(clippy::disallowed_methods, reason = "nothing tells when a packet has been dealt with")]
+pub fn comes_true(mut ask: impl FnMut() -> bool) -> bool {
+    let begun = std::time::Instant::now();
+    while !ask() {
+        if begun.elapsed() > PATIENCE {
+            return false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    true
+}
+
 impl Host {
     pub fn addresses(&self) -> Vec<IpAddr> {
         vec![self.v4.into(), self.v6.into()]
