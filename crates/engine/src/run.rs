@@ -24,6 +24,11 @@ use crate::lab::{Lab, limits};
 use crate::measure;
 use crate::verdict::{Decision, Verdict};
 
+/// How long the lab has to say what everybody waits for, behind all that it says otherwise, and to end beyond the grace: a
+/// machine that is busy with something else needs a while, one that has lost its lab is told so elsewhere.
+const ANSWER: Duration = Duration::from_secs(10);
+const STOPPED: Duration = Duration::from_secs(30);
+
 /// What is to be run, and how it is to be watched.
 #[derive(Debug)]
 pub struct Request {
@@ -388,7 +393,7 @@ impl<'a> Watch<'a> {
     async fn end(&mut self, outcome: RunOutcome) {
         self.decided = Some(outcome);
         self.phase = Phase::Explaining;
-        self.deadline = Some(tokio::time::Instant::now() + Duration::from_secs(2));
+        self.deadline = Some(tokio::time::Instant::now() + ANSWER);
         self.lab.send(&Command::Explain).await;
     }
 
@@ -412,7 +417,7 @@ impl<'a> Watch<'a> {
     async fn stop(&mut self) {
         self.phase = Phase::Stopping;
         let grace = self.request.run.settings.grace;
-        self.deadline = Some(tokio::time::Instant::now() + grace + Duration::from_secs(10));
+        self.deadline = Some(tokio::time::Instant::now() + grace + STOPPED);
         self.lab.send(&Command::Stop).await;
     }
 }

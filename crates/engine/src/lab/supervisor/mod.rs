@@ -43,6 +43,9 @@ const INIT: i32 = 4;
 const DOOR: i32 = 5;
 const DIAL: i32 = 6;
 
+/// How long the client may take to hear the last words. One that is gone is known at once.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// Starts the supervisor: called by lab init.
 pub(super) fn spawn(
     client: &OwnedFd,
@@ -89,7 +92,7 @@ pub(super) fn play() -> Result<(), String> {
             client.send(Notice::Broken { cause: cause.clone() }).await;
         }
         drop(client);
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), writer).await;
+        let _ = tokio::time::timeout(FAREWELL, writer).await;
         result
     });
     runtime.shutdown_background();
