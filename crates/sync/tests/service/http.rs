@@ -9,9 +9,7 @@ use testground_sync::server::Options;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::LocalService;
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::support::{LocalService, PATIENCE};
 
 /// The status and the body.
 async fn ask(service: &LocalService, request: &str, headers: &str, body: &str) -> (u16, String) {

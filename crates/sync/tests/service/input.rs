@@ -12,11 +12,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-use crate::support::{LocalService, client};
+use crate::support::{LocalService, PATIENCE, client};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn open(address: SocketAddr) -> Socket {
     connect_async(format!("ws://{address}/any/path?at=all")).await.unwrap().0
@@ -286,7 +284,7 @@ async fn a_message_that_is_no_utf8_is_refused() {
 
 #[tokio::test]
 async fn a_thousand_that_never_speak_change_nothing() {
-    let options = Options { handshake: Duration::from_millis(300), ..Options::default() };
+    let options = Options { handshake: Duration::from_secs(3), ..Options::default() };
     let service = LocalService::in_memory(options).await;
     let mut silent = Vec::new();
     for _ in 0..1000 {

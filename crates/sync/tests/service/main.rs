@@ -7,5 +7,6 @@ mod garbage;
 mod http;
 mod input;
 mod model;
+mod port;
 mod sdk;
 mod support;

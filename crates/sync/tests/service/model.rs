@@ -1,7 +1,6 @@
 //! The same random history on a plain model, on the memory store, and on two services over one Redis.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -9,7 +8,7 @@ use testground_sync::SyncHandle;
 use testground_sync::client::{Client, Subscription};
 use tokio::task::JoinHandle;
 
-use crate::support::{LocalService, RedisServer, client};
+use crate::support::{LocalService, PATIENCE, RedisServer, client};
 
 /// A step of a history. Numbers choose among a few names, clients and earlier steps.
 #[derive(Debug, Clone)]
@@ -57,8 +56,6 @@ struct World {
     waits: Vec<(u8, u64, JoinHandle<()>)>,
     subscriptions: Vec<(u8, u64, Subscription)>,
 }
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![

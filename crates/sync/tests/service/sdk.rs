@@ -3,14 +3,10 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
 
-use crate::support::{LocalService, skip};
+use crate::support::{LocalService, PATIENCE, skip};
 
 const RUN: &str = "run:sdk:plan:sdks:case:calls";
-
-/// The programs end in a second; on a busy machine in a few.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What an instance finds in its environment.
 fn environment(outputs: &Path) -> Vec<(&'static str, String)> {

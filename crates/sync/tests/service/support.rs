@@ -11,6 +11,11 @@ use testground_sync::client::{Address, Client, ClientOptions};
 use testground_sync::server::{Options, Service};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::port::Port;
+
+/// How long anything may take on a machine that is busy with something else. It costs time where something is broken only.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Says that a test can't run here, unless this machine has to be able to run all.
 pub(crate) fn skip(test: &str, reason: &str) {
     eprintln!("SKIPPED {test}: {reason}");
@@ -22,13 +27,13 @@ pub(crate) fn skip(test: &str, reason: &str) {
 pub(crate) struct RedisServer {
     child: Option<Child>,
     dir: TempDir,
-    port: u16,
+    port: Port,
 }
 
 /// A service over Redis in a process of its own. Killed when dropped.
 pub(crate) struct ServiceProcess {
     child: Option<Child>,
-    address: SocketAddr,
+    port: Port,
     url: String,
 }
 
@@ -37,11 +42,6 @@ pub(crate) struct LocalService {
     pub(crate) handle: SyncHandle,
     pub(crate) address: SocketAddr,
     _stop: DropGuard,
-}
-
-/// A port that nothing listens on at the moment.
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A client that calls itself `name`.
@@ -56,7 +56,7 @@ pub(crate) async fn client(address: SocketAddr, name: &str) -> Client {
 impl RedisServer {
     /// Starts one, or skips the test.
     pub(crate) fn start(test: &str) -> Option<RedisServer> {
-        let mut redis = RedisServer { child: None, dir: tempfile::tempdir().unwrap(), port: free_port() };
+        let mut redis = RedisServer { child: None, dir: tempfile::tempdir().unwrap(), port: Port::free() };
         if let Err(e) = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status() {
             skip(test, &format!("redis-server: {e}"));
             return None;
@@ -66,11 +66,11 @@ impl RedisServer {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        format!("redis://127.0.0.1:{}/0", self.port.number)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
+        SocketAddr::from(([127, 0, 0, 1], self.port.number))
     }
 
     /// Starts it again after [`RedisServer::kill`], with what it had written down.
@@ -78,7 +78,7 @@ impl RedisServer {
         assert!(self.child.is_none(), "it runs already");
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
         let child = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--save", ""])
+            .args(["--bind", "127.0.0.1", "--port", &self.port.number.to_string(), "--save", ""])
             .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
             .arg(self.dir.path())
             .stdout(log)
@@ -86,7 +86,7 @@ impl RedisServer {
             .spawn()
             .unwrap();
         self.child = Some(child);
-        wait_for_port(self.port, self.dir.path());
+        wait_for_port(self.port.number, self.dir.path());
     }
 
     /// SIGKILL.
@@ -118,21 +118,20 @@ impl Drop for RedisServer {
 impl ServiceProcess {
     /// This test binary once more, as a service (see [`service_process`]).
     pub(crate) fn start(redis: &RedisServer) -> ServiceProcess {
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let mut service = ServiceProcess { child: None, address, url: redis.url() };
+        let mut service = ServiceProcess { child: None, port: Port::free(), url: redis.url() };
         service.launch();
         service
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        SocketAddr::from(([127, 0, 0, 1], self.port.number))
     }
 
     pub(crate) fn launch(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "support::service_process", "--nocapture"])
-            .env("SYNC_TEST_LISTEN", self.address.to_string())
+            .env("SYNC_TEST_LISTEN", self.address().to_string())
             .env("SYNC_TEST_STORE", &self.url)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -208,7 +207,7 @@ fn wait_for_port(port: u16, dir: &Path) {
     let start = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         let log = || std::fs::read_to_string(dir.join("log")).unwrap_or_default();
-        assert!(start.elapsed() < Duration::from_secs(20), "redis-server does not come up:\n{}", log());
+        assert!(start.elapsed() < PATIENCE, "redis-server does not come up:\n{}", log());
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }

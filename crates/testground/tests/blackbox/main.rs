@@ -14,6 +14,8 @@ mod network;
 mod outside;
 mod planes;
 mod plans;
+#[path = "../../../sync/tests/service/port.rs"]
+mod port;
 mod report;
 mod support;
 mod verdicts;

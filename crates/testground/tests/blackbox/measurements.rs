@@ -7,7 +7,8 @@ use serde_json::Value;
 use testground_model::event::EventKind;
 use testground_model::measure::Measured;
 
-use super::support::{Done, PATIENCE, Port, Session, composition, skip, until};
+use super::port::Port;
+use super::support::{Done, PATIENCE, Session, composition, skip, until};
 
 /// Bash that sends `$2` to the path `$1`, with more headers in `$3`, and shows the answer.
 const POST: &str = r#"

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use testground_model::outcome::RunOutcome;
 
-use crate::support::{PATIENCE, Port, Session, binary, composition, signal_process, skip, until};
+use crate::port::Port;
+use crate::support::{PATIENCE, Session, binary, composition, signal_process, skip, until};
 
 /// A program that ends with the test.
 struct Program(Child);
