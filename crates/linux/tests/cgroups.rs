@@ -105,7 +105,16 @@ fn a_process_gets_no_more_than_its_share_of_a_processor() {
 #[test]
 fn what_a_dead_run_leaves_is_found_and_what_a_living_one_has_is_not() {
     let test = "what_a_dead_run_leaves_is_found_and_what_a_living_one_has_is_not";
-    let Some((id, room)) = room(test, &[Controller::Memory]) else { return };
+    // Runs of others on this machine sweep as well when they start: what one of them took shows nothing, and is tried again.
+    let found = (0..20).any(|_| {
+        let Some((id, room)) = room(test, &[Controller::Memory]) else { return true };
+        is_found_when_dead(&id, room)
+    });
+    assert!(found, "what a dead run leaves was never found");
+}
+
+/// Whether it was found; somebody else may have swept it away before.
+fn is_found_when_dead(id: &str, room: Room) -> bool {
     room.add("instance-a-0", &Limits { memory: Some(1 << 20), cpu_millis: None }).unwrap();
     let paths: Vec<PathBuf> = room.paths();
     let of_ours = || {
@@ -123,11 +132,12 @@ fn what_a_dead_run_leaves_is_found_and_what_a_living_one_has_is_not() {
     drop(room);
     assert_eq!(of_ours(), Vec::<PathBuf>::new(), "somebody has it open");
     drop(copies);
-    assert_eq!(of_ours(), paths);
+    let found = of_ours();
     for path in &paths {
         cgroup::remove(path).unwrap();
     }
     assert!(of_ours().is_empty() && paths.iter().all(|path| !path.exists()));
+    found == paths
 }
 
 /// The same tests where version 2 is mounted: a guest's kernel (`tests/uml`).

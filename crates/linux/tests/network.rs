@@ -60,8 +60,8 @@ fn a_veth_pair_joins_two_namespaces() {
                 ])
                 .unwrap();
         }
-        near.await_running(a.index, Duration::from_secs(10)).unwrap();
-        far.await_running(b.index, Duration::from_secs(10)).unwrap();
+        near.await_running(a.index, Duration::from_secs(120)).unwrap();
+        far.await_running(b.index, Duration::from_secs(120)).unwrap();
         let shown = ip("addr show near");
         let shown = &shown[0];
         assert_eq!(shown["address"], "02:00:00:00:00:01");

@@ -91,7 +91,7 @@ fn frame(port: u16, payload: &[u8], segment: Option<u16>) -> Vec<u8> {
 
 /// The kernel connects an interface a moment after its other end is there.
 fn await_running(socket: &mut RouteSocket, index: u32) {
-    let link = socket.await_running(index, Duration::from_secs(10)).unwrap();
+    let link = socket.await_running(index, Duration::from_secs(120)).unwrap();
     assert!(link.up && link.running);
 }
 
@@ -239,7 +239,7 @@ fn a_packet_socket_carries_the_same_frames() {
         far.apply(&[Change::Link(LinkChange { up: Some(false), ..LinkChange::new(index) })]).unwrap();
         let waited = near.await_running(data, Duration::from_millis(1)).unwrap_err();
         assert!(matches!(waited, NetlinkError::TimedOut { .. }), "{waited}");
-        let gone = near.await_running(4000, Duration::from_secs(10)).unwrap_err();
+        let gone = near.await_running(4000, Duration::from_secs(120)).unwrap_err();
         assert_eq!(gone.errno(), Some(Errno::NODEV));
         let error = there.enter(|| PacketSocket::open(4000, &PacketSocketOptions::default())).unwrap();
         assert!(matches!(error, Err(PacketSocketError::Bind { index: 4000, source: Errno::NODEV })));

@@ -63,8 +63,8 @@ impl Cable {
             let address = [10, 0, 0, last].into();
             near.apply(&[Change::SetNeighbour { index: a, address, mac: [2, 0, 0, 0, 0, 2] }]).unwrap();
         }
-        near.await_running(a, Duration::from_secs(10)).unwrap();
-        far.await_running(b, Duration::from_secs(10)).unwrap();
+        near.await_running(a, Duration::from_secs(120)).unwrap();
+        far.await_running(b, Duration::from_secs(120)).unwrap();
         Self { a, there, tc: TcSocket::open().unwrap() }
     }
 
@@ -289,7 +289,7 @@ fn a_program_sorts_packets_and_arrivals_pass_an_ifb() {
         route.apply(&[Change::CreateIfb { name: "in" }]).unwrap();
         let ifb = route.link("in").unwrap().unwrap().index;
         route.apply(&[Change::Link(LinkChange { up: Some(true), ..LinkChange::new(ifb) })]).unwrap();
-        route.await_running(ifb, Duration::from_secs(10)).unwrap();
+        route.await_running(ifb, Duration::from_secs(120)).unwrap();
         let everything = vec![U32Key { value: 0, mask: 0, offset: 0 }];
         let redirect = U32Target::Is(Target::Redirect { index: ifb });
         cable.apply(vec![

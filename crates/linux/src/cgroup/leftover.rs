@@ -32,7 +32,7 @@ pub fn find() -> Vec<PathBuf> {
 }
 
 /// How long somebody else who removes the same one is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Removes one of those. One that is gone already is removed.
 ///
