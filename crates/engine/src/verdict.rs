@@ -199,7 +199,7 @@ fn some_of(names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use testground_model::event::Lateness;
+    use testground_model::event::{Late, Lateness};
 
     use super::*;
 
@@ -219,7 +219,8 @@ mod tests {
             late: None,
         };
         let report = |late_p99_us| {
-            EventKind::EmulatorReport(Lateness { late_p99_us, packets: 100, ..Lateness::default() })
+            let late = Some(Late { p99_us: late_p99_us, ..Late::default() });
+            EventKind::EmulatorReport(Lateness { late, packets: 100, ..Lateness::default() })
         };
         for late_fails in [false, true] {
             let mut on_time = verdict(late_fails);

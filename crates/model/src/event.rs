@@ -267,17 +267,28 @@ pub struct Proof {
     pub off: Vec<String>,
 }
 
+/// Released minus due, microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Late {
+    /// Median.
+    #[serde(rename = "late_p50_us")]
+    pub p50_us: f64,
+    /// 99th percentile.
+    #[serde(rename = "late_p99_us")]
+    pub p99_us: f64,
+    /// The worst.
+    #[serde(rename = "late_max_us")]
+    pub max_us: f64,
+}
+
 /// The emulator's own record: how late packets were released, and why packets were dropped.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Lateness {
     /// Packets carried.
     pub packets: u64,
-    /// Released minus due, microseconds: median.
-    pub late_p50_us: f64,
-    /// 99th percentile.
-    pub late_p99_us: f64,
-    /// The worst.
-    pub late_max_us: f64,
+    /// How late they were; none, and no such fields in JSON, where nobody knows: the kernel carried them, which keeps no record.
+    #[serde(flatten)]
+    pub late: Option<Late>,
     /// Packets dropped, by cause.
     pub drops: std::collections::BTreeMap<String, u64>,
     /// Those of them that no shape, sender or receiver is to blame for: the emulator did not manage.

@@ -259,11 +259,11 @@ impl RunOutcome {
 // === impl EmulatorLate ===
 
 impl EmulatorLate {
-    /// The finding on an emulator's record: `None` when it was as it should. One packet in a hundred may be later than
+    /// The finding on an emulator's record: `None` when it was as it should, as far as it knows. One packet in a hundred may be later than
     /// tolerated, and one in a hundred may be dropped.
     pub fn find(record: &Lateness, tolerated: Duration) -> Option<EmulatorLate> {
         let found = EmulatorLate {
-            late_p99_us: record.late_p99_us,
+            late_p99_us: record.late.map_or(0.0, |late| late.p99_us),
             tolerated_us: tolerated.as_secs_f64() * 1e6,
             dropped: record.shortfall,
             packets: record.packets + record.shortfall,
@@ -322,9 +322,11 @@ impl ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Late;
 
     fn record(late_p99_us: f64, packets: u64, shortfall: u64) -> Option<EmulatorLate> {
-        let record = Lateness { late_p99_us, packets, shortfall, ..Lateness::default() };
+        let late = Some(Late { p99_us: late_p99_us, ..Late::default() });
+        let record = Lateness { late, packets, shortfall, ..Lateness::default() };
         EmulatorLate::find(&record, Duration::from_millis(1))
     }
 

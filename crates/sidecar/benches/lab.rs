@@ -84,7 +84,7 @@ async fn prove(shapes: u32) {
     let proved = lab.prove(&run.settings.proof, Vec::new()).await.expect("a proof");
     let late = format!(
         "late p99 {} us, clean {}, off {}",
-        proved.lateness.late_p99_us,
+        proved.lateness.late.map_or(0.0, |late| late.p99_us),
         proved.clean,
         proved.off().len()
     );

@@ -131,7 +131,7 @@ fn lateness() {
             lab.shape(LinkShape { latency, ..LinkShape::default() });
             let delays = load::one_way(&lab.hosts[0], &lab.hosts[1], per_second, 2);
             let late: Vec<f64> = delays.iter().map(|d| d - 5000.0).collect();
-            let inside = lab.switch.snapshot().unwrap().lateness;
+            let inside = lab.switch.snapshot().unwrap().lateness.unwrap();
             let name = format!("delay_error_at_{per_second}_per_s");
             figures.push(vec![
                 Figure::new(&format!("{name}_inside_p50"), inside.p50_us, "us", "switch/tap"),
@@ -184,8 +184,9 @@ fn ports() {
         let share = outcome.received as f64 / outcome.sent as f64 * 100.0;
         Figure::new(&format!("{name}_delivered"), share, "percent", "switch/tap").print();
         Figure::new(&format!("{name}_rate"), outcome.rate(), "packets/s", "switch/tap").print();
-        Figure::new(&format!("{name}_inside_p50"), snapshot.lateness.p50_us, "us", "switch/tap").print();
-        Figure::new(&format!("{name}_inside_p99"), snapshot.lateness.p99_us, "us", "switch/tap").print();
+        let late = snapshot.lateness.unwrap();
+        Figure::new(&format!("{name}_inside_p50"), late.p50_us, "us", "switch/tap").print();
+        Figure::new(&format!("{name}_inside_p99"), late.p99_us, "us", "switch/tap").print();
     }
     let begun = Instant::now();
     drop(lab);

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use serde_json::Value;
-use testground_model::event::{BarrierWait, Proof};
+use testground_model::event::{BarrierWait, Late, Proof};
 use testground_model::name::RunId;
 use testground_model::outcome::{InstanceEnd, RunOutcome};
 use testground_model::shape::{Chance, Filter, LinkShape, Loss};
@@ -208,13 +208,14 @@ fn facts(out: &mut String, record: &Record, width: usize) {
 /// What the emulator says of itself, where it had anything to do.
 pub(super) fn emulator(record: &Record) -> Option<String> {
     let late = record.lateness.as_ref().filter(|l| l.packets > 0 || !l.drops.is_empty())?;
-    let mut text = format!(
-        "{}; released late by {:.0} us (p50), {:.0} us (p99), {:.0} us (worst)",
-        counted(late.packets, "packet"),
-        late.late_p50_us,
-        late.late_p99_us,
-        late.late_max_us
-    );
+    let mut text = counted(late.packets, "packet");
+    let _ = match late.late {
+        Some(Late { p50_us, p99_us, max_us }) => write!(
+            text,
+            "; released late by {p50_us:.0} us (p50), {p99_us:.0} us (p99), {max_us:.0} us (worst)"
+        ),
+        None => write!(text, "; how late they were released is unknown on this plane"),
+    };
     let drops: Vec<_> = late.drops.iter().filter(|(_, n)| **n > 0).collect();
     if !drops.is_empty() {
         let drops: Vec<String> = drops.iter().map(|(why, n)| format!("{} {why}", count(**n))).collect();

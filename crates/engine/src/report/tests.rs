@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use testground_model::event::{BarrierWait, Event, EventKind, InstanceWait, Lateness, Proof, Report, Stream};
+use testground_model::event::{
+    BarrierWait, Event, EventKind, InstanceWait, Late, Lateness, Proof, Report, Stream,
+};
 use testground_model::measure::line::{Precision, parse};
 use testground_model::measure::{Measured, Source, Summarizer};
 use testground_model::name::{InstanceName, RunId};
@@ -84,7 +86,8 @@ impl Story {
     fn on_a_late_emulator(mut self) -> Story {
         for event in &mut self.events {
             if let EventKind::RunFinished { emulator_late, .. } = &mut event.kind {
-                let record = Lateness { late_p99_us: 4210.0, packets: 800, ..Lateness::default() };
+                let late = Some(Late { p99_us: 4210.0, ..Late::default() });
+                let record = Lateness { late, packets: 800, ..Lateness::default() };
                 *emulator_late = EmulatorLate::find(&record, Duration::from_millis(1));
             }
         }
@@ -162,9 +165,7 @@ fn success() -> Story {
             1,
             EventKind::EmulatorReport(Lateness {
                 packets: 12_345,
-                late_p50_us: 8.4,
-                late_p99_us: 41.0,
-                late_max_us: 312.0,
+                late: Some(Late { p50_us: 8.4, p99_us: 41.0, max_us: 312.0 }),
                 drops: BTreeMap::from([("loss".to_owned(), 12), ("queue".to_owned(), 0)]),
                 shortfall: 0,
             }),
@@ -429,6 +430,25 @@ fn a_page_has_the_terminals_numbers() {
         assert!(page.contains(rate), "{rate}");
     }
     assert!(page.contains("released late by 8 us (p50), 41 us (p99), 312 us (worst)"));
+}
+
+#[test]
+fn lateness_that_nobody_knows_is_told_as_unknown_and_never_as_nothing() {
+    let mut story = success();
+    for event in &mut story.events {
+        if let EventKind::EmulatorReport(record) = &mut event.kind {
+            record.late = None;
+            let line = serde_json::to_string(&event).unwrap();
+            assert!(line.contains("\"packets\":12345") && !line.contains("late_"), "{line}");
+            assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), *event);
+        }
+    }
+    let unknown = "12,345 packets; how late they were released is unknown on this plane; dropped: 12 loss";
+    let text = story.shown().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains(unknown) && !text.contains("released late by"), "{text}");
+    let page = html(&story);
+    assert!(page.contains(unknown) && page.contains("keeps no record of how long"), "{page}");
+    assert!(!page.contains("Lateness is how long"), "{page}");
 }
 
 #[test]

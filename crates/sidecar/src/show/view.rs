@@ -31,8 +31,9 @@ pub struct View {
     pub delivered: Count,
     /// Dropped on data networks, by cause.
     pub drops: BTreeMap<String, u64>,
-    /// How late packets that had to wait were released.
-    pub lateness: LatenessRow,
+    /// How late packets that had to wait were released; none where nobody knows, since the kernel carries them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lateness: Option<LatenessRow>,
     /// Packets that wait now.
     pub waiting: u64,
 }
@@ -147,7 +148,6 @@ impl View {
             drops: c.drops.clone(),
             backlog_ms: c.backlog_ns as f64 / 1e6,
         });
-        let late = &snapshot.lateness;
         View {
             ports: ports.to_owned(),
             uptime: snapshot.uptime_ns as f64 / 1e9,
@@ -157,13 +157,13 @@ impl View {
             classes: classes.collect(),
             delivered: snapshot.data.delivered.into(),
             drops: snapshot.data.drops.clone(),
-            lateness: LatenessRow {
+            lateness: snapshot.lateness.as_ref().map(|late| LatenessRow {
                 packets: late.packets,
                 p50_us: late.p50_us,
                 p99_us: late.p99_us,
                 p999_us: late.p999_us,
                 max_us: late.max_us,
-            },
+            }),
             waiting: snapshot.waiting,
         }
     }
@@ -207,12 +207,16 @@ impl View {
 
         let drops: Vec<String> = causes(&self.drops).collect();
         let drops = if drops.is_empty() { "none".to_owned() } else { drops.join(", ") };
-        let LatenessRow { packets, p50_us, p99_us, max_us, .. } = self.lateness;
+        let late = match self.lateness {
+            Some(LatenessRow { packets, p50_us, p99_us, max_us, .. }) => format!(
+                "Lateness of {packets} delayed packets: median {p50_us:.1} us, 99 % {p99_us:.1} us, worst {max_us:.1} us."
+            ),
+            None => "Lateness: unknown on this plane, the kernel keeps no record of it.".to_owned(),
+        };
         // Writing to a string can't fail.
         let _ = write!(
             text,
-            "\nUp {} over {}: {} packets ({}) delivered, {} waiting. Dropped: {drops}.\n\
-             Lateness of {packets} delayed packets: median {p50_us:.1} us, 99 % {p99_us:.1} us, worst {max_us:.1} us.\n",
+            "\nUp {} over {}: {} packets ({}) delivered, {} waiting. Dropped: {drops}.\n{late}\n",
             seconds(Duration::from_secs_f64(self.uptime.max(0.0))),
             self.ports,
             self.delivered.packets,
@@ -299,7 +303,13 @@ mod tests {
             classes: vec![],
             delivered: Count { packets: 7, bytes: 20_000 },
             drops: BTreeMap::from([("loss".to_owned(), 3)]),
-            lateness: LatenessRow { packets: 5, p50_us: 0.25, p99_us: 30.0, p999_us: 40.0, max_us: 41.0 },
+            lateness: Some(LatenessRow {
+                packets: 5,
+                p50_us: 0.25,
+                p99_us: 30.0,
+                p999_us: 40.0,
+                max_us: 41.0,
+            }),
             waiting: 2,
         }
     }
@@ -322,6 +332,16 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("median 0.2 us") || text.contains("median 0.3 us"), "{text}");
+    }
+
+    #[test]
+    fn lateness_that_nobody_knows_is_no_number() {
+        let view = View { lateness: None, ..view() };
+        let text = view.table();
+        assert!(text.contains("\nLateness: unknown on this plane"), "{text}");
+        let json = serde_json::to_value(&view).unwrap();
+        assert!(json.get("lateness").is_none(), "{json}");
+        assert_eq!(serde_json::from_value::<View>(json).unwrap(), view);
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl Lab {
 
     /// Packets of a shape released later than a millisecond: with one of these, a sample in real time says nothing.
     pub fn late(&self) -> bool {
-        self.switch.snapshot().unwrap().lateness.p99_us > 1000.0
+        self.switch.snapshot().unwrap().lateness.unwrap().p99_us > 1000.0
     }
 }
 

@@ -9,9 +9,9 @@ fn what_the_kernel_plane_can_t_do_is_refused_before_anything_starts() {
     let queue =
         "[[links]]\nfrom = \"g\"\nto = \"g\"\nbandwidth = \"1Mbit/s\"\nqueue_discipline = \"codel\"\n";
     let session = Session::with_plan("echo never", &composition(2, queue));
-    let refused = session.run(&["--plane", "kernel", "--capture", "all"]);
+    let refused = session.run(&["--plane", "kernel", "--capture", "all", "--late-fails"]);
     assert_eq!(refused.code, Some(2), "{refused:?}");
-    for word in ["g -> g", "CoDel", "--capture", "--plane switch"] {
+    for word in ["g -> g", "CoDel", "--capture", "--late-fails", "--plane switch"] {
         assert!(refused.stderr.contains(word), "{word}: {refused:?}");
     }
     assert!(refused.events.is_empty(), "nothing started");

@@ -135,10 +135,11 @@ impl Networks {
         let later = Timeline::new(&setup.run.timeline, &setup.run.links).shapes();
         let proved = self.lab.prove(&setup.run.settings.proof, later).await.map_err(text)?;
         if !proved.clean {
-            let late = proved.lateness.late_p99_us / 1000.0;
-            let mut message = format!(
-                "this machine was too busy to prove the shapes: packets were released {late:.1} ms late (p99)"
-            );
+            let why = match proved.lateness.late {
+                Some(late) => format!("packets were released {:.1} ms late (p99)", late.p99_us / 1000.0),
+                None => "packets of an unshaped link beside them took long".to_owned(),
+            };
+            let mut message = format!("this machine was too busy to prove the shapes: {why}");
             for off in proved.off() {
                 let _ = write!(message, "; {off}");
             }

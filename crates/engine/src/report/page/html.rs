@@ -355,21 +355,30 @@ fn about(out: &mut String, page: &Page) {
     let record = &page.record;
     out.push_str("<section id=\"about\"><h2>About this run</h2>\n<dl class=\"about\">");
     if let Some(text) = emulator(record) {
-        let _ = write!(
-            out,
-            "<dt>network emulator</dt><dd>{}<br><small>Lateness is how long after its time a packet left: what the machine, not \
-             the link, added.</small></dd>",
-            Text(&text)
-        );
+        let known = record.lateness.as_ref().is_some_and(|record| record.late.is_some());
+        let words = if known {
+            "Lateness is how long after its time a packet left: what the machine, not the link, added."
+        } else {
+            "The kernel carried the packets, and keeps no record of how long after its time each one left."
+        };
+        let _ = write!(out, "<dt>network emulator</dt><dd>{}<br><small>{words}</small></dd>", Text(&text));
     }
     let run = record.run.as_ref().map(ToString::to_string).unwrap_or_default();
+    let again = match &record.lateness {
+        Some(by_kernel) if by_kernel.late.is_none() => {
+            "<code>testground run … --plane switch</code> repeats every chance on the links by a seed; here the kernel drew."
+                .to_owned()
+        }
+        _ => {
+            let seed = record.seed;
+            format!("<code>testground run … --seed {seed}</code> gives every chance on the links the same value.")
+        }
+    };
     let _ = write!(
         out,
-        "<dt>outputs</dt><dd><code>{}</code></dd><dt>again</dt><dd><code>testground run … --seed {}</code> gives every chance on \
-         the links the same value.</dd><dt>all measurements</dt><dd><code>testground metrics {} -o points.csv</code></dd></dl>\n\
+        "<dt>outputs</dt><dd><code>{}</code></dd><dt>again</dt><dd>{again}</dd><dt>all measurements</dt><dd><code>testground metrics {} -o points.csv</code></dd></dl>\n\
          </section>\n",
         Text(&tame(&record.outputs)),
-        record.seed,
         Text(&run)
     );
 }

@@ -81,6 +81,9 @@ pub fn refusals(run: &Run, wishes: Wishes, abilities: &Abilities) -> Vec<String>
     if wishes.record || run.settings.record_decisions {
         found.push("--record: the kernel tells no decisions".to_owned());
     }
+    if run.settings.proof.late_fails {
+        found.push("--late-fails: nobody knows how late the kernel released a packet".to_owned());
+    }
     let mut told = std::collections::HashSet::new();
     found.retain(|why| told.insert(why.clone()));
     found

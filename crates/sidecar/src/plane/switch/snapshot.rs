@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use testground_model::event::Lateness;
+use testground_model::event::{Late, Lateness};
 use testground_model::shape::LinkShape;
 
 use super::counters::{Cause, Drops, Traffic};
@@ -37,8 +37,8 @@ pub struct Snapshot {
     pub absorbed: u64,
     /// Frames received that are not plain packets, by kind: `vlan`, `fragment`, `ip_options`, `not_ip`, `group`.
     pub kinds: BTreeMap<&'static str, u64>,
-    /// How late packets that had to wait were released.
-    pub lateness: LatenessView,
+    /// How late packets that had to wait were released; none where the kernel carries them, which keeps no record.
+    pub lateness: Option<LatenessView>,
     /// Packets that wait at this moment, pieces of super-packets each counted.
     pub waiting: u64,
     /// Memory of waiting packets, bytes.
@@ -150,9 +150,11 @@ impl Snapshot {
     pub fn lateness(&self) -> Lateness {
         Lateness {
             packets: self.data.delivered.packets,
-            late_p50_us: self.lateness.p50_us,
-            late_p99_us: self.lateness.p99_us,
-            late_max_us: self.lateness.max_us,
+            late: self.lateness.as_ref().map(|late| Late {
+                p50_us: late.p50_us,
+                p99_us: late.p99_us,
+                max_us: late.max_us,
+            }),
             drops: self.data.drops.clone(),
             shortfall: self.shortfall(),
         }

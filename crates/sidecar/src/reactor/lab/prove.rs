@@ -9,7 +9,7 @@ use testground_linux::netns::Tour;
 use testground_linux::route::{Change, LinkChange, Route, RouteKind, RouteSocket};
 use testground_linux::tc::TcSocket;
 use testground_linux::udp::UdpSocket;
-use testground_model::event::Lateness;
+use testground_model::event::{Late, Lateness};
 use testground_model::name::InstanceName;
 use testground_model::run::ProofSettings;
 use testground_model::topology::{Endpoint, Link};
@@ -98,8 +98,12 @@ impl Inner {
             let mut seen = measure(&bench.ends, &round).map_err(|e| fail(&e))?;
             let yardstick = seen.samples.pop().unwrap_or_default();
             let after = self.switch.snapshot()?;
-            let lateness = between(&before, &after);
-            let clean = lateness.late_p99_us <= settings.delay.as_secs_f64() * 1e6 / 2.0
+            let mut lateness = between(&before, &after);
+            if self.wires.is_some() {
+                lateness.late = None;
+            }
+            let p99_us = |lateness: &Lateness| lateness.late.map_or(0.0, |late| late.p99_us);
+            let clean = p99_us(&lateness) <= settings.delay.as_secs_f64() * 1e6 / 2.0
                 && after.shortfall() == before.shortfall()
                 && seen.late <= SENDER_LATE
                 && seen.idle <= settings.rate_percent / 2.0
@@ -122,7 +126,7 @@ impl Inner {
             // is measured again in any case.
             if all_well || attempt == ATTEMPTS {
                 proved.clean &= all_well || clean;
-                if lateness.late_p99_us >= proved.lateness.late_p99_us {
+                if p99_us(&lateness) >= p99_us(&proved.lateness) {
                     proved.lateness = lateness;
                 }
                 break;
@@ -252,13 +256,16 @@ fn links(trial: &Trial, number: u16) -> [Link; 2] {
 
 /// What the switch says of itself for the time between two snapshots; the steps of its histogram are as exact as it gets.
 fn between(before: &Snapshot, after: &Snapshot) -> Lateness {
+    let histogram = |snapshot: &Snapshot| match &snapshot.lateness {
+        Some(late) => late.histogram.clone(),
+        None => Vec::new(),
+    };
+    let (first, last) = (histogram(before), histogram(after));
     let earlier = |upto: f64| {
-        let step = before.lateness.histogram.iter().find(|(end, _)| *end == upto);
+        let step = first.iter().find(|(end, _)| *end == upto);
         step.map_or(0, |(_, packets)| *packets)
     };
-    let steps: Vec<(f64, u64)> = after
-        .lateness
-        .histogram
+    let steps: Vec<(f64, u64)> = last
         .iter()
         .map(|(upto, packets)| (*upto, packets.saturating_sub(earlier(*upto))))
         .filter(|(_, packets)| *packets > 0)
@@ -279,9 +286,11 @@ fn between(before: &Snapshot, after: &Snapshot) -> Lateness {
     });
     Lateness {
         packets: after.data.delivered.packets.saturating_sub(before.data.delivered.packets),
-        late_p50_us: quantile(0.5),
-        late_p99_us: quantile(0.99),
-        late_max_us: steps.last().map_or(0.0, |(upto, _)| *upto),
+        late: Some(Late {
+            p50_us: quantile(0.5),
+            p99_us: quantile(0.99),
+            max_us: steps.last().map_or(0.0, |(upto, _)| *upto),
+        }),
         drops: drops.collect(),
         shortfall: after.shortfall().saturating_sub(before.shortfall()),
     }

@@ -202,6 +202,8 @@ impl Wires {
             end.view(plan, port, network, &counters, snapshot);
         }
         snapshot.ports.sort_by_key(|port| port.port);
+        // The switch's own record is of the control network alone.
+        snapshot.lateness = None;
         Ok(())
     }
 

@@ -45,7 +45,7 @@ impl Fabric {
             answered: t.answered,
             absorbed: t.absorbed,
             kinds: kinds.into_iter().filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
-            lateness: LatenessView::new(&self.lateness),
+            lateness: Some(LatenessView::new(&self.lateness)),
             waiting: self.departures.len() as u64,
             memory: MemoryView { used: self.pool.used(), most: self.pool.most(), limit: self.pool.limit() },
             capture_dropped: 0,
