@@ -117,7 +117,7 @@ fn what_is_wanted_is_what_tc_shows_and_the_same_again_is_nothing() {
         let mut kinds: Vec<&str> =
             qdiscs.as_array().unwrap().iter().map(|q| q["kind"].as_str().unwrap()).collect();
         kinds.sort_unstable();
-        assert_eq!(kinds, ["htb", "pfifo", "pfifo", "pfifo", "tbf"]);
+        assert_eq!(kinds, ["blackhole", "htb", "pfifo", "pfifo", "tbf"]);
         assert_eq!((qdiscs[0]["handle"].as_str(), qdiscs[0]["root"].as_bool()), (Some("7467:"), Some(true)));
         let classes = output("tc class show dev a");
         for rate in ["50Mbit", "10Mbit"] {
@@ -222,6 +222,26 @@ fn another_program_s_queue_is_left_alone_and_named_or_replaced_when_told() {
         let mut interface = cable.adopt(Others::Replace).unwrap();
         interface.apply(&wanted(narrow(10), &[])).unwrap();
         assert!(!output("tc qdisc show dev a").contains("pfifo 5:"));
+    });
+}
+
+#[test]
+fn a_link_that_is_cut_and_healed_keeps_its_counts() {
+    once("a_link_that_is_cut_and_healed_keeps_its_counts", || {
+        let cable = Cable::new();
+        let mut interface = cable.adopt(Others::Leave).unwrap();
+        let to_three = |shape| wanted(LinkShape::default(), &[("10.0.0.3/32", shape)]);
+        for shape in [narrow(10), cut(Filter::Drop), narrow(10)] {
+            interface.apply(&to_three(shape)).unwrap();
+            cable.send(3).expect("whether it is dropped is not told");
+        }
+        let (_, stats) = interface.counters().unwrap().classes[&ClassKey::Rule(0)].clone();
+        assert_eq!((stats.packets, stats.drops), (2, 1));
+        let mut again = cable.adopt(Others::Leave).unwrap();
+        assert_eq!(again.apply(&to_three(narrow(10))).unwrap(), 0);
+        assert!(again.apply(&to_three(cut(Filter::Drop))).unwrap() > 0);
+        cable.send(3).unwrap();
+        assert_eq!(again.counters().unwrap().classes[&ClassKey::Rule(0)].1.drops, 1);
     });
 }
 

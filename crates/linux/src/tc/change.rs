@@ -28,6 +28,8 @@ pub enum Qdisc {
         /// How many packets wait at most.
         limit: u32,
     },
+    /// No queue: every packet is dropped, and whoever sent it is told nothing. Every kernel with queues has it.
+    Blackhole,
     /// No queue, but a place for filters of what arrives and of what leaves.
     Clsact,
     /// No queue, but a place for filters of what arrives.
@@ -146,6 +148,7 @@ impl Qdisc {
             Self::Netem(_) => "netem",
             Self::Tbf(_) => "tbf",
             Self::Pfifo { .. } => "pfifo",
+            Self::Blackhole => "blackhole",
             Self::Clsact => "clsact",
             Self::Ingress => "ingress",
         }
@@ -157,7 +160,7 @@ impl Qdisc {
             Self::Netem(netem) => netem.options(replacing),
             Self::Tbf(tbf) => tbf.options(),
             Self::Pfifo { limit } => Attributes::starting_with(&[*limit]),
-            Self::Clsact | Self::Ingress => Attributes::default(),
+            Self::Blackhole | Self::Clsact | Self::Ingress => Attributes::default(),
         }
     }
 }

@@ -41,6 +41,8 @@ pub enum Settings {
         /// How many wait at most.
         limit: u32,
     },
+    /// Everything is dropped.
+    Blackhole,
     /// Of another kind.
     Other,
 }
@@ -149,6 +151,7 @@ pub(super) fn qdisc(body: &[u8]) -> Option<FoundQdisc> {
         "netem" => Settings::Netem(Netem::parse(parts.options)),
         "tbf" => Settings::Tbf(Tbf::parse(parts.options)),
         "pfifo" | "bfifo" => Settings::Fifo { limit: word(parts.options, 0) },
+        "blackhole" => Settings::Blackhole,
         _ => Settings::Other,
     };
     Some(FoundQdisc { index, handle, parent, kind: parts.kind, settings, stats: parts.stats })

@@ -47,6 +47,7 @@ fn cases() -> BTreeMap<&'static str, Action> {
         ("qdisc-clsact", qdisc(Handle::INGRESS, Handle::INGRESS_QDISC, Qdisc::Clsact)),
         ("qdisc-ingress", qdisc(Handle::INGRESS, Handle::INGRESS_QDISC, Qdisc::Ingress)),
         ("qdisc-pfifo", qdisc(leaf, Handle::new(0x20, 0), Qdisc::Pfifo { limit: 100 })),
+        ("qdisc-blackhole", qdisc(leaf, Handle::new(0x20, 0), Qdisc::Blackhole)),
         (
             "qdisc-tbf",
             qdisc(Handle::ROOT, tree, Qdisc::Tbf(Tbf { rate: 1_000_000_000_000, burst: 1518, limit: 3000 })),

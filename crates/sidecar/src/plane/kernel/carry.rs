@@ -29,6 +29,8 @@ pub(super) enum Leaf {
     Netem(Box<Netem>),
     /// A plain queue of so many packets.
     Fifo(u32),
+    /// Nothing passes, and the sender is told nothing.
+    Hole,
 }
 
 /// A class's rate where the shape has no bandwidth, bytes a second: 1 Tbit/s.
@@ -39,6 +41,8 @@ const IN_ORDER: u64 = 1 << 60;
 const FULL: u64 = 1514;
 /// Packets that wait for their latency at least and at most, where no bandwidth bounds them.
 const WAITING: (u64, u64) = (1_000, 100_000);
+/// From this rate on a class that paces by itself has a longer burst, bytes a second: 1 Gbit/s.
+const FAST: u64 = 125_000_000;
 /// What such a link is expected to carry at most, bytes a second: 5 Gbit/s.
 const BUSY: u64 = 625_000_000;
 
@@ -49,7 +53,7 @@ pub(super) fn carry(shape: &LinkShape, pacing: Pacing) -> (HtbClass, Leaf) {
         Pacing::Netem => {
             (HtbClass::of_rate(rate.unwrap_or(UNLIMITED)), Leaf::Netem(Box::new(netem(shape, rate))))
         }
-        Pacing::Htb if is_cut(shape) => (HtbClass::of_rate(UNLIMITED), Leaf::Fifo(0)),
+        Pacing::Htb if is_cut(shape) => (HtbClass::of_rate(UNLIMITED), Leaf::Hole),
         Pacing::Htb => (paced(rate.unwrap_or(UNLIMITED)), Leaf::Fifo(limit(shape))),
     }
 }
@@ -217,9 +221,10 @@ fn limit(shape: &LinkShape) -> u32 {
     u32::try_from(packets).unwrap_or(u32::MAX).max(1)
 }
 
-/// A class that paces by itself: a burst of a millisecond, so that the rate is held although the kernel looks late.
+/// A class that paces by itself. Its burst makes up for a kernel that looks late, and lets as much through at once: half a
+/// millisecond, a whole one from 1 Gbit/s on. It may be less than a packet, which then is owed.
 fn paced(rate: u64) -> HtbClass {
-    let burst = (rate / 1000).max(FULL).min(rate.saturating_mul(200)).max(1);
+    let burst = if rate < FAST { rate / 2000 } else { rate / 1000 }.max(1);
     HtbClass { burst, ceil_burst: burst, ..HtbClass::of_rate(rate) }
 }
 
@@ -240,7 +245,7 @@ mod tests {
     fn netem_of(shape: &LinkShape) -> Netem {
         match carry(shape, Pacing::Netem).1 {
             Leaf::Netem(netem) => *netem,
-            Leaf::Fifo(_) => panic!("a netem"),
+            Leaf::Fifo(_) | Leaf::Hole => panic!("a netem"),
         }
     }
 
@@ -334,8 +339,10 @@ mod tests {
         let (class, leaf) = carry(&narrow, Pacing::Htb);
         assert_eq!((class.rate, class.burst), (1_000_000_000, 1_000_000));
         assert!(matches!(leaf, Leaf::Fifo(packets) if packets > 1000));
+        let slow = LinkShape { bandwidth: Some(2_000_000), ..LinkShape::default() };
+        assert_eq!(carry(&slow, Pacing::Htb).0.burst, 125, "not a packet: that would be 6 ms at once");
         let cut = LinkShape { filter: Filter::Drop, ..LinkShape::default() };
-        assert_eq!(carry(&cut, Pacing::Htb).1, Leaf::Fifo(0));
+        assert_eq!(carry(&cut, Pacing::Htb).1, Leaf::Hole);
         assert_eq!(netem_of(&cut).loss, NetemLoss::Random { share: Share::ALL, correlation: Share::NONE });
     }
 }

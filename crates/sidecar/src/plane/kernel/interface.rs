@@ -274,12 +274,17 @@ impl Interface {
         }
     }
 
-    /// A place for each class: the one that it has, else the one in which the kernel puts its packets, else a free one.
+    /// A place for each class: the one that it has, else the one in which the kernel puts its packets, else a free one. A class
+    /// with another kind of queue than before has another place, for the kernel does not change kinds.
     fn places_for(&self, wanted: &Wanted) -> Result<BTreeMap<ClassKey, Minor>, KernelError> {
         let mut places = BTreeMap::new();
         let mut taken: BTreeSet<Minor> = BTreeSet::new();
+        let fits = |minor: &Minor, key: &ClassKey| {
+            let there = self.state.classes.get(minor).and_then(|found| found.leaf.as_ref());
+            there.zip(wanted.classes.get(key)).is_none_or(|(there, class)| there.is_like(&class.leaf))
+        };
         for key in wanted.classes.keys() {
-            if let Some(minor) = self.places.get(key) {
+            if let Some(minor) = self.places.get(key).filter(|minor| fits(minor, key)) {
                 places.insert(*key, *minor);
                 taken.insert(*minor);
             }
@@ -291,8 +296,8 @@ impl Interface {
             for (prefix, key) in &wanted.table {
                 let Some(key) = key.filter(|key| !places.contains_key(key)) else { continue };
                 let found = look_up(&programs, prefix.network());
-                if let Some(minor) =
-                    found.filter(|m| self.state.classes.contains_key(m) && !taken.contains(m))
+                if let Some(minor) = found
+                    .filter(|m| self.state.classes.contains_key(m) && !taken.contains(m) && fits(m, &key))
                 {
                     places.insert(key, minor);
                     taken.insert(minor);

@@ -247,6 +247,7 @@ fn class_steps(minor: Minor, found: Option<&Found>, htb: &HtbClass, leaf: &Leaf,
     match (&found.leaf, leaf) {
         (Some(Leaf::Netem(there)), Leaf::Netem(wanted)) if wanted.is_done_by(there) => {}
         (Some(Leaf::Fifo(there)), Leaf::Fifo(wanted)) if there == wanted => {}
+        (Some(Leaf::Hole), Leaf::Hole) => {}
         // What waits in it stays.
         (Some(Leaf::Netem(_)), Leaf::Netem(_)) | (Some(Leaf::Fifo(_)), Leaf::Fifo(_)) => {
             make.push(Action::ChangeQdisc {
@@ -281,6 +282,7 @@ fn found_class(class: &FoundClass, qdiscs: &[FoundQdisc]) -> Option<(Minor, Foun
     let leaf = below.and_then(|qdisc| match &qdisc.settings {
         Settings::Netem(netem) => Some(Leaf::Netem(Box::new(netem.clone()))),
         Settings::Fifo { limit } => Some(Leaf::Fifo(*limit)),
+        Settings::Blackhole => Some(Leaf::Hole),
         _ => None,
     });
     Some((minor, Found { htb, leaf, queued: class.stats.queued_packets }))
@@ -293,7 +295,13 @@ impl Leaf {
         match self {
             Leaf::Netem(netem) => Qdisc::Netem((**netem).clone()),
             Leaf::Fifo(limit) => Qdisc::Pfifo { limit: *limit },
+            Leaf::Hole => Qdisc::Blackhole,
         }
+    }
+
+    /// Whether the kernel can make this one of the other: it changes settings, but no kind.
+    pub(super) fn is_like(&self, other: &Leaf) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 }
 
