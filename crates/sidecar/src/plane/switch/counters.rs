@@ -39,10 +39,12 @@ pub enum Cause {
     Refused,
     /// Its sender sends too much to everybody at once.
     Storm,
+    /// It was on its way to the switch, which was too slow to fetch it.
+    SwitchFull,
 }
 
 /// How many causes there are.
-pub const CAUSES: usize = 16;
+pub const CAUSES: usize = 17;
 
 /// Every cause, in the order of its number.
 pub const ALL_CAUSES: [Cause; CAUSES] = [
@@ -62,6 +64,7 @@ pub const ALL_CAUSES: [Cause; CAUSES] = [
     Cause::ReceiverFull,
     Cause::Refused,
     Cause::Storm,
+    Cause::SwitchFull,
 ];
 
 /// Drops by cause. Packets are segments as on the wire. Most links never drop any, and pay nothing.
@@ -99,12 +102,16 @@ impl Cause {
             Cause::ReceiverFull => "receiver_full",
             Cause::Refused => "refused",
             Cause::Storm => "storm",
+            Cause::SwitchFull => "switch_full",
         }
     }
 
     /// Whether the emulator failed at its work, and did not do what a shape says.
     pub fn is_shortfall(self) -> bool {
-        matches!(self, Cause::Memory | Cause::ReceiverFull | Cause::Refused | Cause::Storm)
+        matches!(
+            self,
+            Cause::Memory | Cause::ReceiverFull | Cause::Refused | Cause::Storm | Cause::SwitchFull
+        )
     }
 }
 

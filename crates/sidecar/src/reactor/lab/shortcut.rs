@@ -345,6 +345,7 @@ impl Shared {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn failed(error: NetlinkError) -> LabError {
     LabError::machine("failed to change the ways of unshaped packets".to_owned(), &error)
 }

@@ -8,7 +8,7 @@ use testground_model::shape::LinkShape;
 
 use super::{Shared, Side, opening};
 use crate::plan::PortId;
-use crate::plane::switch::counters::Traffic;
+use crate::plane::switch::counters::{Cause, Traffic};
 use crate::plane::switch::snapshot::{ClassView, LinkView, Snapshot};
 
 /// What a way was given, and how many packets of it the receiver's interface did not take, because it was down.
@@ -38,7 +38,7 @@ impl Shared {
         }
         let arrived = sum.arrived();
         snapshot.data.delivered.add(arrived.packets, arrived.bytes);
-        count(&mut snapshot.data.drops, "receiver_down", sum.lost);
+        count(&mut snapshot.data.drops, Cause::ReceiverDown, sum.lost);
         if sum.sent.packets > 0 {
             let name = "unshaped".to_owned();
             match snapshot.classes.iter_mut().find(|class| class.name == name) {
@@ -64,11 +64,11 @@ impl Shared {
             let to_it = self.tc.filters(side.tap, Handle::CLSACT_INGRESS)?;
             let down = to_it.iter().map(|filter| filter.acted_on.overlimits).sum();
             if let Some(view) = snapshot.ports.iter_mut().find(|view| view.port == port.0) {
-                count(&mut view.drops, "switch_full", full);
+                count(&mut view.drops, Cause::SwitchFull, full);
                 view.received.packets = view.received.packets.saturating_sub(down);
             }
-            count(&mut snapshot.data.drops, "switch_full", full);
-            count(&mut snapshot.data.drops, "receiver_down", down);
+            count(&mut snapshot.data.drops, Cause::SwitchFull, full);
+            count(&mut snapshot.data.drops, Cause::ReceiverDown, down);
             let delivered = &mut snapshot.data.delivered;
             delivered.packets = delivered.packets.saturating_sub(down);
         }
@@ -127,7 +127,7 @@ impl Passed {
         let (Some(from), Some(to)) = (port(from), port(to)) else { return };
         let (sender, receiver) = (snapshot.ports[from].name.clone(), snapshot.ports[to].name.clone());
         snapshot.ports[from].sent.add(self.sent.packets, self.sent.bytes);
-        count(&mut snapshot.ports[from].drops, "receiver_down", self.lost);
+        count(&mut snapshot.ports[from].drops, Cause::ReceiverDown, self.lost);
         snapshot.ports[to].received.add(arrived.packets, arrived.bytes);
         let links = &mut snapshot.links;
         let at = links.iter().position(|link| link.from == sender && link.to == receiver);
@@ -146,13 +146,13 @@ impl Passed {
         });
         links[at].seen += unseen;
         links[at].delivered.add(arrived.packets, arrived.bytes);
-        count(&mut links[at].drops, "receiver_down", self.lost);
+        count(&mut links[at].drops, Cause::ReceiverDown, self.lost);
     }
 }
 
-fn count(drops: &mut BTreeMap<String, u64>, cause: &str, packets: u64) {
+fn count(drops: &mut BTreeMap<String, u64>, cause: Cause, packets: u64) {
     if packets > 0 {
-        *drops.entry(cause.to_owned()).or_default() += packets;
+        *drops.entry(cause.as_str().to_owned()).or_default() += packets;
     }
 }
 
