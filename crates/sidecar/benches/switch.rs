@@ -113,7 +113,7 @@ fn delayed() {
             drop(lab);
             let lab = peer::lab();
             load::raise_buffers(&lab.hosts);
-            lab.shape(LinkShape { latency: Duration::from_micros(micros), ..LinkShape::default() });
+            lab.shape(&LinkShape { latency: Duration::from_micros(micros), ..LinkShape::default() });
             let (goodput, _) = load::goodput(&lab.hosts[0], &lab.hosts[1], 3);
             figures.push(vec![Figure::new(&name, goodput / 1e9, "Gbit/s", "lab")]);
         }
@@ -150,7 +150,7 @@ fn lateness() {
                 ),
             ]);
             let running = peer::lab();
-            running.shape(LinkShape { latency, ..LinkShape::default() });
+            running.shape(&LinkShape { latency, ..LinkShape::default() });
             let delays = load::one_way(&running.hosts[0], &running.hosts[1], per_second, 2);
             let late: Vec<f64> = delays.iter().map(|d| d - 5000.0).collect();
             figures.push(vec![

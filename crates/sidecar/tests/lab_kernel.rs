@@ -303,7 +303,8 @@ fn declared_shapes_are_measured_and_what_is_wrong_is_told() {
         );
         assert_eq!((bc.loss_percent, bc.delay_p50), (100.0, None));
         let rate = ab.rate.unwrap();
-        assert!((if guest { 8e6 } else { 9.5e6 }..10.5e6).contains(&rate), "{rate}");
+        let slack = if guest { 2e6 } else { 5e5 };
+        assert!((rate - 1e7).abs() < slack, "{rate}");
         // No plane delivers in no time at all: with such a tolerance every shape is off, and said to be.
         let strict = ProofSettings { delay: Duration::ZERO, ..settings };
         let off = lab.prove(&strict, Vec::new()).await.unwrap().off();

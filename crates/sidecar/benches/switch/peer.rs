@@ -18,7 +18,7 @@ pub(crate) struct RunningLab {
 
 impl RunningLab {
     /// Puts a shape on all links.
-    pub(crate) fn shape(&self, shape: LinkShape) {
+    pub(crate) fn shape(&self, shape: &LinkShape) {
         let link = |from, to| lab_support::link(from, to, false, shape.clone());
         let overlay =
             |(id, link): (u32, testground_model::topology::Link)| testground_sidecar::plan::Overlay {
