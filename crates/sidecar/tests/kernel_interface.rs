@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use lab_support::{PATIENCE, once};
+use lab_support::{PATIENCE, first_in_line, once};
 use testground_linux::netns::Netns;
 use testground_linux::route::{Change, LinkChange, RouteSocket, VethEnd};
 use testground_linux::tc::TcSocket;
@@ -345,7 +345,7 @@ fn a_kernel_without_netem_is_told_by_the_module_that_is_missing() {
 /// The rates of HTB by itself (5 Gbit/s is for the benches): what arrives in a second of a stream of datagrams, as the receiver counts.
 #[test]
 fn classes_without_netem_hold_their_rates() {
-    once("classes_without_netem_hold_their_rates", || {
+    first_in_line("classes_without_netem_hold_their_rates", || {
         let cable = Arc::new(Cable::new());
         let mut interface = cable.adopt(Others::Leave).unwrap();
         for mbit in [1, 10, 100] {

@@ -249,7 +249,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn every_case_is_what_was_asked_for() {
-    lab_support::once("every_case_is_what_was_asked_for", || {
+    lab_support::first_in_line("every_case_is_what_was_asked_for", || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(measure_all());
     });
@@ -475,7 +475,7 @@ impl Sample {
 /// A stream of TCP over a narrow link: what is handed over in super-packets is cut before it is paced.
 #[test]
 fn a_tcp_stream_fills_a_narrow_link_and_no_more() {
-    lab_support::once("a_tcp_stream_fills_a_narrow_link_and_no_more", || {
+    lab_support::first_in_line("a_tcp_stream_fills_a_narrow_link_and_no_more", || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut run = run(&[("a", 1), ("b", 1)], vec![default_network()]);
