@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use lab_support::{PATIENCE, appear, default_network, everywhere, instance, link, network, run};
 use testground_model::run::{Plane, ProofSettings};
-use testground_model::shape::{Filter, LinkShape};
+use testground_model::shape::{Chance, Filter, Jitter, LinkShape};
 use testground_sidecar::plan::Later;
 use testground_sidecar::reactor::lab::{LabError, LabNetwork, PortKind};
 use testground_sidecar::request::{Request, RequestError};
@@ -251,6 +251,30 @@ fn an_instance_that_disappears_can_appear_again() {
         let again = appear(&lab, "a", 0).await;
         assert_eq!(again.addresses("data")[0], "16.0.0.2/16");
         assert!(again.reaches("16.0.0.3"), "and nothing is left of what it asked for");
+    });
+}
+
+#[test]
+fn what_other_effects_do_to_arrivals_is_not_held_against_a_rate() {
+    everywhere("what_other_effects_do_to_arrivals_is_not_held_against_a_rate", |ports| async move {
+        let mut run = run(&[("a", 1), ("b", 1), ("c", 1)], vec![default_network()]);
+        let narrow = LinkShape { bandwidth: Some(10_000_000), ..late(30) };
+        // Alone, either would have a burst of 25 ms look a fifth slower, or more.
+        let jitter = Jitter { spread: Duration::from_millis(20), ..Jitter::default() };
+        let trembling = LinkShape { jitter, ..narrow.clone() };
+        let twice = LinkShape { duplicate: Chance::percent(40.0), ..narrow };
+        run.links = vec![link("a", "b", true, trembling), link("b", "c", true, twice)];
+        let guest = lab_support::plane() == Plane::Kernel;
+        let rate_percent = if guest { 20.0 } else { 5.0 };
+        let settings = ProofSettings { rate_percent, ..run.settings.proof };
+        let lab = LabNetwork::start(&run, ports).unwrap();
+        let proved = lab.prove(&settings, Vec::new()).await.unwrap();
+        if !proved.clean {
+            return lab_support::skip("what_other_effects_do", "the machine is too busy to measure");
+        }
+        assert_eq!(proved.off(), Vec::<String>::new(), "{:#?}", proved.proofs);
+        assert!(proved.proofs.len() == 2 && proved.proofs.iter().all(|p| p.rate.is_some()));
+        assert!(proved.proofs[0].delay_p99.unwrap() > Duration::from_millis(36), "{:#?}", proved.proofs[0]);
     });
 }
 

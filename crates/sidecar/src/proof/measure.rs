@@ -40,7 +40,7 @@ pub(crate) fn near_address(trial: u16) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 2)) + u32::from(trial))
 }
 
-/// The address of a trial's receiver.
+/// The address of a trial's receiver, or of its burst's.
 pub(crate) fn far_address(trial: u16) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 19, 0, 2)) + u32::from(trial))
 }
@@ -85,7 +85,7 @@ fn send_all(ends: &Ends, round: &Round, started: Instant, tag: u32) -> Result<(D
         }
         late.push(due.elapsed());
         let frame = &mut packet[..usize::from(probe.payload)];
-        let to = SocketAddr::new(IpAddr::V4(far_address(probe.trial)), UDP_PORT);
+        let to = SocketAddr::new(IpAddr::V4(far_address(probe.to)), UDP_PORT);
         if probe.kind == Kind::Burst {
             let number = usize::from(probe.trial);
             let (began, idle) = &mut bursts[number];
@@ -101,7 +101,7 @@ fn send_all(ends: &Ends, round: &Round, started: Instant, tag: u32) -> Result<(D
     }
     late.sort_unstable();
     let shares = round.trials.iter().zip(bursts).filter_map(|(trial, (_, idle))| {
-        let burst = trial.burst?;
+        let burst = trial.burst.as_ref()?;
         let takes = serial(&trial.declared.there, burst.payload) * burst.packets;
         Some(idle.as_secs_f64() * 100.0 / takes.as_secs_f64())
     });

@@ -39,11 +39,14 @@ pub(crate) struct Trial {
 }
 
 /// Packets that come faster than the bandwidth lets them out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Burst {
     pub(super) packets: u32,
     pub(super) payload: u16,
     pub(super) gap: Duration,
+    /// The shape of a link of its own: what the trial's has beside its latency, bandwidth and queue would change when
+    /// packets arrive, or how many. `None`: it has nothing.
+    pub(super) apart: Option<Arc<LinkShape>>,
 }
 
 /// A packet to be sent.
@@ -53,6 +56,8 @@ pub(crate) struct Probe {
     pub(super) at: Duration,
     /// Which trial.
     pub(super) trial: u16,
+    /// Which of the far side's addresses.
+    pub(super) to: u16,
     /// Its number among those of its kind.
     pub(super) seq: u32,
     pub(super) kind: Kind,
@@ -87,6 +92,8 @@ pub(crate) struct Round {
 
 /// More shapes than this are proved in several rounds: the kernel remembers about a thousand neighbours.
 pub(crate) const ROUND: usize = 400;
+/// The far side's address for a trial's burst, where that has a link of its own, is so many behind the trial's.
+pub(crate) const APART: u16 = 512;
 /// Before the first single packet, for the neighbours' addresses and the switch's first look at each pair; for one shape,
 /// and more for each further one.
 const WARM_UP: Duration = Duration::from_millis(20);
@@ -144,18 +151,21 @@ impl Round {
         let mut bursts_from = warm_up + STREAM;
         let mut bursts_at_once = 0;
         for (index, trial) in (0u16..).zip(&trials) {
-            let mut send =
-                |at, seq, kind, payload| probes.push(Probe { at, trial: index, seq, kind, payload });
-            send(WARM_UP_EACH * u32::from(index), 0, Kind::Warm, SINGLE);
+            let mut send_to =
+                |to, at, seq, kind, payload| probes.push(Probe { at, trial: index, to, seq, kind, payload });
+            let burst_to = if trial.apart().is_some() { index + APART } else { index };
+            for to in [index, burst_to] {
+                send_to(to, WARM_UP_EACH * u32::from(index), 0, Kind::Warm, SINGLE);
+            }
             // Trials take turns, so that they don't all send at the same moment.
             let turn = trial.gap * u32::from(index) / trials.len() as u32;
             let mut last = Duration::ZERO;
             for seq in 0..trial.singles {
                 let kind = if seq % trial.answer_every == 0 { Kind::Answered } else { Kind::Single };
                 last = warm_up + turn + trial.gap * seq;
-                send(last, seq, kind, SINGLE);
+                send_to(index, last, seq, kind, SINGLE);
             }
-            if let (Some(burst), Some(bandwidth)) = (trial.burst, trial.declared.there.bandwidth) {
+            if let (Some(burst), Some(bandwidth)) = (&trial.burst, trial.declared.there.bandwidth) {
                 if bursts_at_once > 0 && bursts_at_once + bandwidth > AT_ONCE {
                     bursts_from += BURST * 2;
                     bursts_at_once = 0;
@@ -165,7 +175,7 @@ impl Round {
                 let from = bursts_from.max(last + trial.gap);
                 for seq in 0..burst.packets {
                     last = from + burst.gap * seq;
-                    send(last, seq, Kind::Burst, burst.payload);
+                    send_to(burst_to, last, seq, Kind::Burst, burst.payload);
                 }
             }
             end = end.max(last + trial.wait);
@@ -219,9 +229,14 @@ impl Trial {
                 Err(why) => notes.push(format!("the rate of {label} is not proved: {why}")),
             }
         }
-        let queued = burst.map_or(Duration::ZERO, |b| serial(there, b.payload) * b.packets);
+        let queued = burst.as_ref().map_or(Duration::ZERO, |b| serial(there, b.payload) * b.packets);
         let wait = slowest + queued / 2 + Duration::from_millis(30);
         Ok((Trial { declared: declared.clone(), singles, gap, answer_every, burst, wait }, notes))
+    }
+
+    /// The shape of the link that the burst has for itself, if it has one.
+    pub(crate) fn apart(&self) -> Option<&Arc<LinkShape>> {
+        self.burst.as_ref()?.apart.as_ref()
     }
 }
 
@@ -245,7 +260,15 @@ impl Burst {
             return Err(format!("{packets} packets take {takes}, at most {most} is waited for"));
         }
         // A quarter faster than they are let out: the link is never idle, and even a short queue hardly overflows.
-        Ok(Burst { packets, payload, gap: each * 4 / 5 })
+        let bare = LinkShape {
+            latency: shape.latency,
+            bandwidth: shape.bandwidth,
+            queue: shape.queue,
+            reorder_gap: shape.reorder_gap,
+            ..LinkShape::default()
+        };
+        let apart = (bare != *shape).then(|| Arc::new(bare));
+        Ok(Burst { packets, payload, gap: each * 4 / 5, apart })
     }
 }
 
@@ -334,6 +357,23 @@ mod tests {
             );
             assert!(burst.gap < serial(&shape, burst.payload));
         }
+    }
+
+    #[test]
+    fn a_burst_has_a_link_of_its_own_where_other_effects_would_change_its_arrivals() {
+        let plain = LinkShape { bandwidth: Some(10_000_000), ..late(5) };
+        let duplicating = LinkShape { duplicate: Chance::percent(20.0), ..plain.clone() };
+        let (rounds, _) = rounds(&[declared(plain.clone()), declared(duplicating)]);
+        let [first, second] = &rounds[0].trials[..] else { panic!() };
+        assert_eq!((first.apart(), second.apart().map(|s| &**s)), (None, Some(&plain)));
+        let sent_to = |trial, kind| {
+            let probes = rounds[0].probes.iter().filter(move |p| p.trial == trial && p.kind == kind);
+            probes.map(|p| p.to).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(sent_to(0, Kind::Burst), [0].into());
+        assert_eq!(sent_to(1, Kind::Burst), [1 + APART].into());
+        assert_eq!(sent_to(1, Kind::Answered), [1].into());
+        assert_eq!(sent_to(1, Kind::Warm), [1, 1 + APART].into());
     }
 
     #[test]

@@ -89,17 +89,12 @@ fn delay_off(trial: &Trial, proof: &Proof, settings: &ProofSettings) -> Option<S
 }
 
 fn rate_off(trial: &Trial, proof: &Proof, settings: &ProofSettings) -> Option<String> {
-    let (Some(asked), Some(_)) = (proof.asked.bandwidth, trial.burst) else { return None };
+    let (Some(asked), Some(_)) = (proof.asked.bandwidth, &trial.burst) else { return None };
     let Some(measured) = proof.rate else {
-        return (most_lost(&proof.asked) < 50.0)
-            .then(|| "too little of a burst arrived to tell its rate".to_owned());
+        return Some("too little of a burst arrived to tell its rate".to_owned());
     };
-    // Losses thin the burst out behind the bandwidth.
-    let lost = most_lost(&proof.asked) / 100.0;
-    let tolerance = settings.rate_percent / 100.0;
     let asked = asked as f64;
-    let low = asked * (1.0 - tolerance) * (1.0 - lost);
-    let fits = measured >= low && measured <= asked * (1.0 + tolerance);
+    let fits = (measured / asked - 1.0).abs() <= settings.rate_percent / 100.0;
     (!fits).then(|| format!("the rate is {} where {} is asked for", rate(measured), rate(asked)))
 }
 
@@ -233,13 +228,14 @@ mod tests {
     /// A sample of a link that delays by just so much and loses the first packets.
     fn sample(trial: &Trial, delay: Duration, lost: u32) -> Sample {
         let arrived = trial.singles - lost;
-        let each = trial.burst.map_or(Duration::ZERO, |b| serial(&trial.declared.there, b.payload));
-        let burst = trial.burst.map_or(0, |b| b.packets);
+        let shape = &trial.declared.there;
+        let (burst, payload) = trial.burst.as_ref().map_or((0, SINGLE), |b| (b.packets, b.payload));
+        let each = serial(shape, payload);
         Sample {
             sent: trial.singles,
             delays: vec![delay; arrived as usize],
             round_trips: vec![delay * 2; 20],
-            burst: (0..burst).map(|n| (delay + each * n, trial.burst.unwrap().payload)).collect(),
+            burst: (0..burst).map(|n| (delay + each * n, payload)).collect(),
         }
     }
 

@@ -12,6 +12,7 @@ use testground_linux::udp::UdpSocket;
 use testground_model::event::{Late, Lateness};
 use testground_model::name::InstanceName;
 use testground_model::run::ProofSettings;
+use testground_model::shape::LinkShape;
 use testground_model::topology::{Endpoint, Link};
 
 use super::pod::{UP_WITHIN, bring_up, index_of};
@@ -21,7 +22,7 @@ use crate::plane::switch::snapshot::Snapshot;
 use crate::plane::switch::table::mac_of;
 use crate::plane::switch::{NetworkKind, PortSpec};
 use crate::proof::measure::{Ends, UDP_PORT, far_address, measure, near_address};
-use crate::proof::schedule::{MTU, Round, Trial, rounds};
+use crate::proof::schedule::{APART, MTU, Round, Trial, rounds};
 use crate::proof::verdict::{has_time, judge};
 use crate::proof::{ATTEMPTS, NETWORK, Proved};
 use crate::show::seconds;
@@ -138,9 +139,10 @@ impl Inner {
 
     /// Makes the two ports, with an address for each trial on both sides.
     fn bench(&self, tour: &mut Tour, trials: u16) -> Result<Bench, LabError> {
-        let addresses = |of: fn(u16) -> Ipv4Addr| (0..trials).map(|n| IpAddr::V4(of(n))).collect::<Vec<_>>();
-        let (near, near_end) = self.probe(tour, "near", 18, addresses(near_address))?;
-        let far = self.probe(tour, "far", 19, addresses(far_address));
+        let near = (0..trials).map(|n| IpAddr::V4(near_address(n))).collect();
+        let far = (0..trials).chain(APART..APART + trials).map(|n| IpAddr::V4(far_address(n))).collect();
+        let (near, near_end) = self.probe(tour, "near", 18, near)?;
+        let far = self.probe(tour, "far", 19, far);
         let (far, far_end) = far.inspect_err(|_| {
             let _ = self.take_away(near);
         })?;
@@ -241,9 +243,10 @@ impl Inner {
     }
 }
 
-/// A trial's shape on the way to its receiver, and that of the way back: the destination alone tells which is meant.
-fn links(trial: &Trial, number: u16) -> [Link; 2] {
-    let link = |to: Ipv4Addr, shape: &testground_model::shape::LinkShape| Link {
+/// A trial's shape on the way to its receiver, that of the way back, and that of its burst where it has one of its own: the
+/// destination alone tells which is meant.
+fn links(trial: &Trial, number: u16) -> Vec<Link> {
+    let link = |to: Ipv4Addr, shape: &LinkShape| Link {
         from: Endpoint::All,
         to: Endpoint::Subnet(IpNet::from(IpAddr::V4(to))),
         both_ways: false,
@@ -251,7 +254,10 @@ fn links(trial: &Trial, number: u16) -> [Link; 2] {
         shape: shape.clone(),
     };
     let declared = &trial.declared;
-    [link(far_address(number), &declared.there), link(near_address(number), &declared.back)]
+    let mut links =
+        vec![link(far_address(number), &declared.there), link(near_address(number), &declared.back)];
+    links.extend(trial.apart().map(|shape| link(far_address(number + APART), shape)));
+    links
 }
 
 /// What the switch says of itself for the time between two snapshots; the steps of its histogram are as exact as it gets.
