@@ -2,6 +2,7 @@
 //!
 //! Terminal, files, report and outcome are readers of it. Nothing is formatted here.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -155,6 +156,8 @@ pub enum EventKind {
     },
     /// What the switch says of itself at the end.
     EmulatorReport(Lateness),
+    /// What instances asked of their network while the run went on, added up.
+    NetworkRequests(NetworkRequests),
     /// What the instances measured, added up.
     Measured(Measured),
     /// The run is over.
@@ -263,8 +266,54 @@ pub struct Proof {
     pub loss_percent: f64,
     /// How many probes were sent.
     pub probes: u32,
+    /// What was replayed of the trace that the bandwidth follows, whose rate is beside [`Proof::rate`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replayed: Option<Replayed>,
     /// What is out of tolerance, in words; empty when all is well.
     pub off: Vec<String>,
+}
+
+/// The requests of instances for their network: what they ask for is known too late to be proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct NetworkRequests {
+    /// How many were carried out.
+    pub made: u64,
+    /// How many of them asked for a shape that does anything.
+    pub shaped: u64,
+    /// How many of those asked for shapes only that are equal to one that was proved before the run.
+    pub proved: u64,
+}
+
+/// A stretch of a bandwidth trace.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Replayed {
+    /// Its first opportunity, since the trace's start.
+    pub from: Duration,
+    /// From there to its last one.
+    pub length: Duration,
+    /// Bits per second on the wire that it lets through.
+    pub rate: f64,
+}
+
+// === impl NetworkRequests ===
+
+impl fmt::Display for NetworkRequests {
+    /// A sentence for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let times = |n: u64| if n == 1 { "once".to_owned() } else { format!("{n} times") };
+        write!(f, "instances asked for their network {} while the run went on", times(self.made))?;
+        match (self.shaped, self.proved, self.shaped.saturating_sub(self.proved)) {
+            (0, ..) => write!(f, ", never with a shape"),
+            (shaped, proved, 0) => {
+                write!(f, ", {} with a shape: all {proved} equal to one that was proved", times(shaped))
+            }
+            (shaped, proved, rest) => write!(
+                f,
+                ", {} with a shape: {proved} equal to one that was proved, {rest} not measured",
+                times(shaped)
+            ),
+        }
+    }
 }
 
 /// Released minus due, microseconds.

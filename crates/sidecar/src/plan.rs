@@ -182,6 +182,16 @@ impl Plan {
     /// only when they were declared before.
     pub fn undeclare(&mut self, network: &str) {
         Arc::make_mut(&mut self.links).retain(|(link, _)| link.network != network);
+        if self.overlays.iter().any(|o| o.network == network) {
+            Arc::make_mut(&mut self.overlays).retain(|o| o.network != network);
+        }
+    }
+
+    /// Adds declared changes to those in force.
+    pub fn overlay_more(&mut self, overlays: Vec<Overlay>) {
+        if !overlays.is_empty() {
+            Arc::make_mut(&mut self.overlays).extend(overlays);
+        }
     }
 
     /// Adds or replaces a member.

@@ -7,6 +7,7 @@ use testground_model::event::{Lateness, Proof};
 
 pub(crate) mod measure;
 pub(crate) mod schedule;
+pub(crate) mod stretch;
 pub(crate) mod verdict;
 
 /// The name of the network on which shapes are proved. No data network can have it.

@@ -119,19 +119,22 @@ impl Timeline {
         moment
     }
 
-    /// The shapes that changes give their links, by time: where a ramp ends, and what a trace leaves as it is. A cut link has
-    /// none to speak of.
+    /// The shapes that changes give their links, change by change: of a ramp where it starts, the step in its middle, and where
+    /// it ends; of a trace what it leaves as it is, and the trace. Both states of a flap are those of a cut and a heal.
     pub fn shapes(&self) -> Vec<Later> {
-        let later = |entry: &Entry| {
-            let (shape, follows_trace) = match &entry.change.action {
-                Action::Shape(shape) | Action::Ramp { to: shape, .. } => (shape.clone(), false),
-                Action::Trace { .. } => (LinkShape { bandwidth: None, ..entry.base.clone() }, true),
-                Action::Partition | Action::Heal | Action::Flap { .. } => return None,
-            };
-            let Change { at, from, to, both_ways, network, .. } = entry.change.clone();
-            Some(Later { at, link: Link { from, to, both_ways, network, shape }, follows_trace })
-        };
-        self.entries.iter().filter_map(later).collect()
+        let mut shapes = Vec::new();
+        for entry in self.entries.iter() {
+            for now in entry.telling() {
+                let (shape, follows) = match entry.effect(now) {
+                    Effect::Shape(shape) => (shape, None),
+                    Effect::Follow(shape, schedule) => (shape, Some(schedule)),
+                    Effect::Heal | Effect::Nothing => continue,
+                };
+                let Change { from, to, both_ways, network, .. } = entry.change.clone();
+                shapes.push(Later { at: now, link: Link { from, to, both_ways, network, shape }, follows });
+            }
+        }
+        shapes
     }
 
     /// What happened after one moment (from the very start: `None`) up to another, in words, by time.
@@ -170,12 +173,26 @@ impl Entry {
         }
     }
 
+    /// The moments whose shapes stand for all that the change brings.
+    fn telling(&self) -> Vec<Duration> {
+        let at = self.change.at;
+        match &self.change.action {
+            Action::Ramp { over, .. } => {
+                let step = step_of(*over);
+                let steps = (over.as_nanos() / step.as_nanos()) as u32;
+                let middle = (steps >= 2).then(|| at + step * (steps / 2));
+                [Some(at), middle, Some(at + *over)].into_iter().flatten().collect()
+            }
+            _ => vec![at],
+        }
+    }
+
     /// When the change does something else after `now`, which is not before it.
     fn next(&self, now: Duration) -> Option<Duration> {
         let into = now.saturating_sub(self.change.at);
         let next = match &self.change.action {
             Action::Ramp { over, .. } if into < *over => {
-                let step = (*over / RAMP_STEPS).clamp(SHORTEST_STEP, LONGEST_STEP);
+                let step = step_of(*over);
                 let done = (into.as_nanos() / step.as_nanos()) as u32;
                 Some((step * (done + 1)).min(*over))
             }
@@ -278,6 +295,11 @@ fn flap(into: Duration, down: Duration, up: Duration, times: u32) -> Option<(u32
     let start = cycle * n;
     let is_down = into < start + down;
     Some((n, is_down, if is_down { start + down } else { start + cycle }))
+}
+
+/// How far two steps of a ramp are apart.
+fn step_of(over: Duration) -> Duration {
+    (over / RAMP_STEPS).clamp(SHORTEST_STEP, LONGEST_STEP)
 }
 
 fn share(into: Duration, over: Duration) -> f64 {

@@ -1,12 +1,15 @@
 //! The lab's reactor, asked of the kernel: what `ip` and `ping` say inside of the namespaces it makes.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lab_support::{PATIENCE, appear, default_network, everywhere, instance, link, network, run};
+use testground_model::event::NetworkRequests;
 use testground_model::run::{Plane, ProofSettings};
 use testground_model::shape::{Chance, Filter, Jitter, LinkShape};
-use testground_sidecar::plan::Later;
+use testground_sidecar::plan::{Later, Schedule};
+use testground_sidecar::proof::Proved;
 use testground_sidecar::reactor::lab::{LabError, LabNetwork, PortKind};
 use testground_sidecar::request::{Request, RequestError};
 use testground_sidecar::show::LinkRow;
@@ -254,6 +257,19 @@ fn an_instance_that_disappears_can_appear_again() {
     });
 }
 
+/// Measures until the machine has time for it.
+async fn prove(lab: &LabNetwork, settings: &ProofSettings, changes: &[Later]) -> Proved {
+    let begun = Instant::now();
+    let proved = loop {
+        let proved = lab.prove(settings, changes.to_vec()).await.unwrap();
+        if proved.clean || begun.elapsed() > PATIENCE {
+            break proved;
+        }
+    };
+    assert!(proved.clean, "the machine is too busy to measure: {proved:#?}");
+    proved
+}
+
 #[test]
 fn what_other_effects_do_to_arrivals_is_not_held_against_a_rate() {
     everywhere("what_other_effects_do_to_arrivals_is_not_held_against_a_rate", |ports| async move {
@@ -268,10 +284,7 @@ fn what_other_effects_do_to_arrivals_is_not_held_against_a_rate() {
         let rate_percent = if guest { 20.0 } else { 5.0 };
         let settings = ProofSettings { rate_percent, ..run.settings.proof };
         let lab = LabNetwork::start(&run, ports).unwrap();
-        let proved = lab.prove(&settings, Vec::new()).await.unwrap();
-        if !proved.clean {
-            return lab_support::skip("what_other_effects_do", "the machine is too busy to measure");
-        }
+        let proved = prove(&lab, &settings, &[]).await;
         assert_eq!(proved.off(), Vec::<String>::new(), "{:#?}", proved.proofs);
         assert!(proved.proofs.len() == 2 && proved.proofs.iter().all(|p| p.rate.is_some()));
         assert!(proved.proofs[0].delay_p99.unwrap() > Duration::from_millis(36), "{:#?}", proved.proofs[0]);
@@ -297,26 +310,33 @@ fn declared_shapes_are_measured_and_what_is_wrong_is_told() {
         let guest = lab_support::plane() == Plane::Kernel;
         let rate_percent = if guest { 20.0 } else { run.settings.proof.rate_percent };
         let settings = ProofSettings { rate_percent, ..run.settings.proof };
-        let later = |at, link, follows_trace| Later { at: Duration::from_secs(at), link, follows_trace };
+        let later = |at, link, follows| Later { at: Duration::from_secs(at), link, follows };
+        // Three opportunities at once each 20 ms: 1.8 Mbit/s.
+        let trace: Vec<u64> = (1..=300u64).map(|n| n.div_ceil(3) * 20).collect();
+        let trace = Schedule::new(&trace, true, Duration::from_secs(20), Duration::from_millis(50));
         let changes = vec![
-            later(10, link("a", "c", true, late(30)), false),
-            later(20, link("a", "c", true, late(5)), true),
+            later(10, link("a", "c", true, late(30)), None),
+            later(20, link("a", "c", true, late(5)), trace.map(Arc::new)),
         ];
         let lab = LabNetwork::start(&run, ports).unwrap();
-        let begun = Instant::now();
-        let proved = loop {
-            let proved = lab.prove(&settings, changes.clone()).await.unwrap();
-            if proved.clean || begun.elapsed() > PATIENCE {
-                break proved;
-            }
-        };
-        assert!(proved.clean, "the machine is too busy to measure: {proved:#?}");
-        assert_eq!(proved.unproved.len(), 2, "{:?}", proved.unproved);
-        assert!(proved.unproved[1].ends_with("a trace, the first of them at 20s between a and c"));
+        let proved = prove(&lab, &settings, &changes).await;
+        assert!(proved.unproved[0].contains("too slow to prove"), "{:?}", proved.unproved);
+        let unproved =
+            if guest { &["the trace of at 20s a <-> c: the kernel follows none"] } else { &[] as &[&str] };
+        assert_eq!(&proved.unproved[1..], unproved);
         let labels: Vec<&str> = proved.proofs.iter().map(|p| p.label.as_str()).collect();
         assert_eq!(labels, ["a <-> b", "a -> c", "c -> a", "b <-> c", "at 10s a <-> c", "at 20s a <-> c"]);
         assert_eq!(proved.off(), Vec::<String>::new(), "{:#?}", proved.proofs);
-        let [ab, ac, ca, bc, later, _] = &proved.proofs[..] else { panic!() };
+        let [ab, ac, ca, bc, later, traced] = &proved.proofs[..] else { panic!() };
+        if !guest {
+            let (asked, rate) = (traced.replayed.unwrap(), traced.rate.unwrap());
+            assert!((1.7e6..1.9e6).contains(&asked.rate), "{traced:?}");
+            assert!((rate / asked.rate - 1.0).abs() < 0.05, "{traced:?}");
+            assert!(
+                traced.delay_p50.unwrap() < Duration::from_millis(9),
+                "its latency is measured beside: {traced:?}"
+            );
+        }
         assert!(later.round_trip_p50.unwrap() >= Duration::from_millis(60));
         assert_eq!(ab.asked, narrow);
         assert!(ab.delay_p50.unwrap() >= Duration::from_millis(20));
@@ -329,6 +349,12 @@ fn declared_shapes_are_measured_and_what_is_wrong_is_told() {
         let rate = ab.rate.unwrap();
         let slack = if guest { 2e6 } else { 5e5 };
         assert!((rate - 1e7).abs() < slack, "{rate}");
+        let _inside = appear(&lab, "a", 0).await;
+        for asked in [r#"{"latency":5000000}"#, r#"{"latency":6000000}"#, r#"{}"#] {
+            let asked = format!(r#"{{"network":"default","enable":true,"default":{asked}}}"#);
+            lab.apply(&instance("a", 0), request(&asked)).await.unwrap();
+        }
+        assert_eq!(lab.requests(), NetworkRequests { made: 3, shaped: 2, proved: 1 });
         // No plane delivers in no time at all: with such a tolerance every shape is off, and said to be.
         let strict = ProofSettings { delay: Duration::ZERO, ..settings };
         let off = lab.prove(&strict, Vec::new()).await.unwrap().off();

@@ -90,6 +90,7 @@ pub(super) fn lines(event: &Event, known: &Record) -> Vec<Line> {
         EventKind::InstancesReleased => log(Level::Info, "instances are let go".to_owned()),
         EventKind::InstanceStarted { .. }
         | EventKind::EmulatorReport(_)
+        | EventKind::NetworkRequests(_)
         | EventKind::Measured(_)
         | EventKind::Waits { .. } => Vec::new(),
         EventKind::Output { instance, stream, line } => {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use testground_model::event::{BarrierWait, Event, EventKind, InstanceWait, Lateness, Proof, Report};
+use testground_model::event::{
+    BarrierWait, Event, EventKind, InstanceWait, Lateness, NetworkRequests, Proof, Report,
+};
 use testground_model::measure::Measured;
 use testground_model::name::{InstanceName, RunId};
 use testground_model::outcome::{EmulatorLate, GroupTally, InstanceEnd, RunOutcome};
@@ -44,6 +46,8 @@ pub(super) struct Record {
     pub(super) waits: Vec<InstanceWait>,
     pub(super) warnings: Vec<String>,
     pub(super) lateness: Option<Lateness>,
+    /// What instances asked of their network, where they asked for anything.
+    pub(super) requests: Option<NetworkRequests>,
     pub(super) measured: Option<Measured>,
     pub(super) finished: Option<Finished>,
 }
@@ -132,6 +136,7 @@ impl Record {
             }
             EventKind::Warning { message } => self.warn(message.clone()),
             EventKind::EmulatorReport(lateness) => self.lateness = Some(lateness.clone()),
+            EventKind::NetworkRequests(requests) => self.requests = Some(*requests),
             EventKind::Measured(measured) => self.measured = Some(measured.clone()),
             EventKind::RunFinished { outcome, groups, seconds, emulator_late } => {
                 self.phase = Phase::Over;

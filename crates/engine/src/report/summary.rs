@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use serde_json::Value;
-use testground_model::event::{BarrierWait, Late, Proof};
+use testground_model::event::{BarrierWait, Late, Proof, Replayed};
 use testground_model::name::RunId;
 use testground_model::outcome::{InstanceEnd, RunOutcome};
 use testground_model::shape::{Chance, Filter, LinkShape, Loss};
@@ -99,7 +99,7 @@ fn links(out: &mut String, proofs: &[Proof], width: usize, paint: Paint) {
         row(out, ["  asked", a, b, c, d]);
         let [a, b, c, d] = &measured;
         row(out, ["  measured", a, b, c, d]);
-        if let Some(effects) = other_effects(&proof.asked) {
+        if let Some(effects) = other_effects(proof) {
             out.push_str(&wrapped("    also asked: ", &effects, width));
         }
         for off in &proof.off {
@@ -123,7 +123,8 @@ pub(super) struct LinkWords {
 /// What was asked of a link and what was measured on it.
 pub(super) fn link_words(proof: &Proof, proofs: &[Proof]) -> LinkWords {
     let round_trip = asked_round_trip(proof, proofs).map_or_else(|| "-".into(), asked_delay);
-    let limit = proof.asked.bandwidth.map_or_else(|| "-".into(), |b| rate(b as f64));
+    let limit = proof.replayed.map(|r| r.rate).or(proof.asked.bandwidth.map(|b| b as f64));
+    let limit = limit.map_or_else(|| "-".into(), rate);
     let measured = |d: Option<std::time::Duration>| d.map_or_else(|| "-".to_owned(), delay);
     let one_way = match (proof.delay_p50, proof.delay_p99) {
         (None, None) => "-".to_owned(),
@@ -177,8 +178,13 @@ fn asked_loss(loss: &Loss) -> String {
 }
 
 /// What has no column.
-pub(super) fn other_effects(shape: &LinkShape) -> Option<String> {
+pub(super) fn other_effects(proof: &Proof) -> Option<String> {
+    let shape = &proof.asked;
     let mut effects = Vec::new();
+    if let Some(Replayed { from, length, .. }) = proof.replayed {
+        let (from, length) = (asked_delay(from), asked_delay(length));
+        effects.push(format!("the bandwidth follows a trace: {length} of it were replayed, from {from} on"));
+    }
     match shape.filter {
         Filter::Accept => {}
         Filter::Reject => effects.push("everything refused".to_owned()),
@@ -197,6 +203,9 @@ fn facts(out: &mut String, record: &Record, width: usize) {
     out.push('\n');
     if let Some(text) = emulator(record) {
         out.push_str(&wrapped("  emulator  ", &text, width));
+    }
+    if let Some(requests) = &record.requests {
+        out.push_str(&wrapped("  requests  ", &requests.to_string(), width));
     }
     for warning in &record.warnings {
         out.push_str(&wrapped("  warning   ", &tame(warning), width));

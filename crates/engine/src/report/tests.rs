@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use testground_model::event::{
-    BarrierWait, Event, EventKind, InstanceWait, Late, Lateness, Proof, Report, Stream,
+    BarrierWait, Event, EventKind, InstanceWait, Late, Lateness, NetworkRequests, Proof, Replayed, Report,
+    Stream,
 };
 use testground_model::measure::line::{Precision, parse};
 use testground_model::measure::{Measured, Source, Summarizer};
@@ -113,9 +114,20 @@ fn proof(label: &str, asked: LinkShape) -> EventKind {
         rate: asked.bandwidth.map(|b| b as f64 * 0.9966),
         loss_percent: 0.8123,
         probes: 400,
+        replayed: None,
         off: Vec::new(),
         asked,
     })
+}
+
+/// A link whose bandwidth follows a trace from the tenth second on.
+fn traced() -> EventKind {
+    let late = LinkShape { latency: Duration::from_millis(40), ..LinkShape::default() };
+    let EventKind::ShapeProved(mut proof) = proof("at 10s clients -> servers", late) else { unreachable!() };
+    let (from, length) = (Duration::from_millis(2300), Duration::from_millis(981));
+    proof.replayed = Some(Replayed { from, length, rate: 5_870_000.0 });
+    proof.rate = Some(5_868_000.0);
+    EventKind::ShapeProved(proof)
 }
 
 fn ended(group: &str, index: u32, end: InstanceEnd, last_lines: &[&str]) -> EventKind {
@@ -152,6 +164,7 @@ fn success() -> Story {
         .beginning(2)
         .then(50, proof("clients <-> servers", slow))
         .then(50, proof("clients -> clients", odd))
+        .then(50, traced())
         .then(1, EventKind::InstancesReleased)
         .then(1, EventKind::InstanceStarted { instance: InstanceName::new("clients", 0), pid: 4711 })
         .then(1, EventKind::InstanceStarted { instance: InstanceName::new("servers", 0), pid: 4712 })
@@ -170,6 +183,7 @@ fn success() -> Story {
                 shortfall: 0,
             }),
         )
+        .then(1, EventKind::NetworkRequests(NetworkRequests { made: 7, shaped: 5, proved: 2 }))
         .then(1, EventKind::Measured(measured()))
         .finish(RunOutcome::Success, &[("clients", 1, 1), ("servers", 1, 1)]);
     story

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use testground_model::shape::LinkShape;
 use testground_model::topology::{Endpoint, Link};
 
-use super::Plan;
+use super::{Plan, Schedule};
 use crate::show::seconds;
 
 /// A declared shape with the one on the way back, once for all links that have both.
@@ -20,6 +20,8 @@ pub struct Declared {
     pub there: Arc<LinkShape>,
     /// The shape of packets that come back; without effect where nothing is declared.
     pub back: Arc<LinkShape>,
+    /// The trace that packets follow in the place of a bandwidth.
+    pub follows: Option<Arc<Schedule>>,
 }
 
 /// A shape that the timeline declares for a later moment.
@@ -29,8 +31,8 @@ pub struct Later {
     pub at: Duration,
     /// The links, with the shape that they will have; without the bandwidth where that follows a trace.
     pub link: Link,
-    /// Whether the bandwidth follows a trace.
-    pub follows_trace: bool,
+    /// The trace that the bandwidth follows.
+    pub follows: Option<Arc<Schedule>>,
 }
 
 /// Who put a shape in force.
@@ -74,24 +76,25 @@ impl Plan {
     /// that is declared from the start.
     pub fn distinct_shapes(&self, later: &[Later]) -> Vec<Declared> {
         let mut found: Vec<(Declared, Named<'_>)> = Vec::new();
-        let mut note = |at, link, there: Arc<LinkShape>, back: Option<Arc<LinkShape>>| {
+        let mut note = |at, link, there: Arc<LinkShape>, back: Option<Arc<LinkShape>>, follows| {
             let back = back.unwrap_or_else(|| Arc::clone(&self.transparent));
-            match found.iter_mut().find(|(d, _)| d.there == there && d.back == back) {
+            let declared = Declared { label: String::new(), there, back, follows };
+            match found.iter_mut().find(|(d, _)| d.is_same(&declared)) {
                 Some((_, named)) if named.is_turned(at, link) => named.both_ways = true,
                 Some((_, named)) => named.more += 1,
                 None => {
                     let named = Named { at, link, both_ways: link.both_ways, more: 0 };
-                    found.push((Declared { label: String::new(), there, back }, named));
+                    found.push((declared, named));
                 }
             }
         };
         for (link, shape) in self.links.iter() {
-            note(None, link, Arc::clone(shape), self.way_back(link));
+            note(None, link, Arc::clone(shape), self.way_back(link), None);
         }
-        for Later { at, link, .. } in later {
+        for Later { at, link, follows } in later {
             let shape = Arc::new(link.shape.clone());
             let back = if link.both_ways { Some(Arc::clone(&shape)) } else { self.way_back(link) };
-            note(Some(*at), link, shape, back);
+            note(Some(*at), link, shape, back, follows.clone());
         }
         found.into_iter().map(|(d, named)| Declared { label: named.to_string(), ..d }).collect()
     }
@@ -166,6 +169,18 @@ pub fn words(endpoint: &Endpoint) -> String {
         Endpoint::Group(name) | Endpoint::Region(name) => name.clone(),
         Endpoint::Instance(instance) => instance.to_string(),
         Endpoint::Subnet(net) => net.to_string(),
+    }
+}
+
+// === impl Declared ===
+
+impl Declared {
+    fn is_same(&self, other: &Declared) -> bool {
+        let same_trace = match (&self.follows, &other.follows) {
+            (Some(one), Some(two)) => one.is_same_trace(two),
+            (one, two) => one.is_none() && two.is_none(),
+        };
+        same_trace && self.there == other.there && self.back == other.back
     }
 }
 

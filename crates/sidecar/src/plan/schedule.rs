@@ -57,6 +57,16 @@ impl Schedule {
         self.count() as f64 * FULL_FRAME_BITS / self.length().as_secs_f64()
     }
 
+    /// When it begins, nanoseconds of the run's clock.
+    pub fn starts(&self) -> u64 {
+        self.starts
+    }
+
+    /// Whether two are the same trace, whenever they begin.
+    pub fn is_same_trace(&self, other: &Schedule) -> bool {
+        self.repeat == other.repeat && self.millis == other.millis
+    }
+
     /// How long one round is.
     pub fn length(&self) -> Duration {
         Duration::from_millis(self.millis.last().copied().unwrap_or(0))

@@ -179,7 +179,7 @@ fn distinct_shapes_pair_each_shape_with_its_way_back() {
         link(region("south"), region("east"), false, ms(9)),
         link(region("east"), region("south"), false, ms(9)),
     ]);
-    let later = |at, link| Later { at: Duration::from_secs(at), link, follows_trace: false };
+    let later = |at, link| Later { at: Duration::from_secs(at), link, follows: None };
     let changes = [
         later(10, link(group("a"), group("b"), true, ms(1))),
         later(10, link(region("east"), region("west"), false, ms(20))),

@@ -29,7 +29,8 @@ pub(crate) struct Ends {
 pub(crate) struct Seen {
     /// By trial.
     pub(crate) samples: Vec<Sample>,
-    /// How late the packets were sent, nine out of ten of them: whether this program had its share of the machine.
+    /// How late the packets were sent, nine out of ten of them, or one that came too late for its trace: whether this program
+    /// had its share of the machine.
     pub(crate) late: Duration,
     /// For how much of a burst its link had nothing to do, because it was sent too late: of the worst one, percent.
     pub(crate) idle: f64,
@@ -45,15 +46,15 @@ pub(crate) fn far_address(trial: u16) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 19, 0, 2)) + u32::from(trial))
 }
 
-/// Carries out a round. It takes as long as the round says, or less when everything has arrived.
+/// Carries out a round whose clock began at a moment, which may be to come. It takes as long as the round says, or less when everything has arrived.
 ///
 /// # Errors
 /// A socket failed.
-pub(crate) fn measure(ends: &Ends, round: &Round) -> Result<Seen, Errno> {
+pub(crate) fn measure(ends: &Ends, round: &Round, started: Instant) -> Result<Seen, Errno> {
     // Replies and late packets of another round must not count in this one.
     let tag = TAG.fetch_add(1, Ordering::Relaxed);
     let failed = AtomicBool::new(false);
-    let listener = Listener { ends, round, tag, failed: &failed, started: Instant::now() };
+    let listener = Listener { ends, round, tag, failed: &failed, started };
     std::thread::scope(|scope| {
         let listening = scope.spawn(|| listener.listen());
         let sent = send_all(ends, round, listener.started, tag);
@@ -77,6 +78,7 @@ fn send_all(ends: &Ends, round: &Round, started: Instant, tag: u32) -> Result<(D
     let mut late = Vec::with_capacity(round.probes.len());
     // By trial: when its burst began, and the longest that its link had to wait for a packet.
     let mut bursts = vec![(Instant::now(), Duration::ZERO); round.trials.len()];
+    let mut missed = Duration::ZERO;
     for probe in &round.probes {
         let due = started + probe.at;
         let wait = due.saturating_duration_since(Instant::now());
@@ -84,6 +86,9 @@ fn send_all(ends: &Ends, round: &Round, started: Instant, tag: u32) -> Result<(D
             pace(wait);
         }
         late.push(due.elapsed());
+        if round.missed(probe, due.elapsed()) {
+            missed = missed.max(due.elapsed());
+        }
         let frame = &mut packet[..usize::from(probe.payload)];
         let to = SocketAddr::new(IpAddr::V4(far_address(probe.to)), UDP_PORT);
         if probe.kind == Kind::Burst {
@@ -100,12 +105,14 @@ fn send_all(ends: &Ends, round: &Round, started: Instant, tag: u32) -> Result<(D
         send(&ends.near, frame, to)?;
     }
     late.sort_unstable();
+    // Those that follow a trace are sent before it begins, all at once.
     let shares = round.trials.iter().zip(bursts).filter_map(|(trial, (_, idle))| {
-        let burst = trial.burst.as_ref()?;
+        let burst = trial.burst.as_ref().filter(|burst| burst.stretch.is_none())?;
         let takes = serial(&trial.declared.there, burst.payload) * burst.packets;
         Some(idle.as_secs_f64() * 100.0 / takes.as_secs_f64())
     });
-    Ok((late.get(late.len() * 9 / 10).copied().unwrap_or_default(), shares.fold(0.0, f64::max)))
+    let late = late.get(late.len() * 9 / 10).copied().unwrap_or_default().max(missed);
+    Ok((late, shares.fold(0.0, f64::max)))
 }
 
 #[expect(clippy::disallowed_methods, reason = "there is no event to wait for: the moment itself is meant")]
@@ -158,7 +165,7 @@ impl Listener<'_> {
         let expected = self.expected();
         let mut packet = vec![0u8; usize::from(u16::MAX)];
         while !self.failed.load(Ordering::Relaxed) && seen.len() < expected {
-            let left = self.round.end.saturating_sub(self.started.elapsed());
+            let left = (self.started + self.round.end).saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }

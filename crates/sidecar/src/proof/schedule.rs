@@ -1,7 +1,7 @@
 //! What is sent to prove a shape, and when: pure.
 //!
 //! All shapes are tried side by side. Each has a stream of single packets (delay, and loss where it is asked for), then,
-//! where it has a bandwidth, a burst that keeps it busy. What would take too long is left out and said.
+//! where it has a bandwidth or follows a trace, a burst that keeps it busy. What would take too long is left out and said.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,8 @@ use testground_model::shape::{Filter, LinkShape, Loss};
 
 use crate::plan::Declared;
 use crate::show::{rate, seconds};
+
+use super::stretch::{LEAD, Stretch};
 
 /// Bytes of a frame around a UDP payload: Ethernet, IPv4 and UDP headers.
 pub(super) const HEADERS: u64 = 14 + 20 + 8;
@@ -47,6 +49,8 @@ pub(crate) struct Burst {
     /// The shape of a link of its own: what the trial's has beside its latency, bandwidth and queue would change when
     /// packets arrive, or how many. `None`: it has nothing.
     pub(super) apart: Option<Arc<LinkShape>>,
+    /// What that link follows in the place of a bandwidth.
+    pub(super) stretch: Option<Stretch>,
 }
 
 /// A packet to be sent.
@@ -88,6 +92,8 @@ pub(crate) struct Round {
     pub(super) probes: Vec<Probe>,
     /// When everything must have arrived.
     pub(super) end: Duration,
+    /// The trials whose bursts follow a trace, and when those are sent.
+    traces: Vec<(u16, Duration)>,
 }
 
 /// More shapes than this are proved in several rounds: the kernel remembers about a thousand neighbours.
@@ -111,6 +117,8 @@ const BURST: Duration = Duration::from_millis(25);
 const BURST_PACKETS: (u64, u64) = (12, 200);
 /// Bursts faster than this are not sent side by side: together they would be the switch's load, not the link's.
 const AT_ONCE: u64 = 1_000_000_000;
+/// From one trace's burst to the next one's.
+const TRACE_TURN: Duration = Duration::from_millis(2);
 /// What takes longer is not proved.
 pub(super) const TOO_LONG: Duration = Duration::from_secs(4);
 /// No plane is asked to prove more than this.
@@ -145,7 +153,7 @@ pub(crate) fn rounds(declared: &[Declared]) -> (Vec<Round>, Vec<String>) {
 
 impl Round {
     pub(crate) fn new(trials: Vec<Trial>) -> Round {
-        let mut probes = Vec::new();
+        let (mut probes, mut traces) = (Vec::new(), Vec::new());
         let mut end = Duration::ZERO;
         let warm_up = WARM_UP + WARM_UP_EACH * trials.len() as u32;
         let mut bursts_from = warm_up + STREAM;
@@ -165,7 +173,8 @@ impl Round {
                 last = warm_up + turn + trial.gap * seq;
                 send_to(index, last, seq, kind, SINGLE);
             }
-            if let (Some(burst), Some(bandwidth)) = (&trial.burst, trial.declared.there.bandwidth) {
+            if let Some(burst) = &trial.burst {
+                let bandwidth = burst.bandwidth(trial);
                 if bursts_at_once > 0 && bursts_at_once + bandwidth > AT_ONCE {
                     bursts_from += BURST * 2;
                     bursts_at_once = 0;
@@ -173,6 +182,11 @@ impl Round {
                 bursts_at_once += bandwidth;
                 // A slow link has to be through with its singles first.
                 let from = bursts_from.max(last + trial.gap);
+                if burst.stretch.is_some() {
+                    traces.push((index, from));
+                    // All its packets come at once.
+                    bursts_from += TRACE_TURN;
+                }
                 for seq in 0..burst.packets {
                     last = from + burst.gap * seq;
                     send_to(burst_to, last, seq, Kind::Burst, burst.payload);
@@ -181,7 +195,21 @@ impl Round {
             end = end.max(last + trial.wait);
         }
         probes.sort_by_key(|p| p.at);
-        Round { trials, probes, end }
+        Round { trials, probes, end, traces }
+    }
+
+    /// Whether a packet that was sent so late has missed the trace that it was meant for.
+    pub(super) fn missed(&self, probe: &Probe, late: Duration) -> bool {
+        let follows = || self.traces.iter().any(|(trial, _)| *trial == probe.trial);
+        probe.kind == Kind::Burst && late >= LEAD / 2 && follows()
+    }
+
+    /// The trials whose bursts follow a trace: the number, the stretch, and when the burst is sent.
+    pub(crate) fn traces(&self) -> impl Iterator<Item = (u16, &Stretch, Duration)> {
+        self.traces.iter().filter_map(|(number, at)| {
+            let burst = self.trials.get(usize::from(*number))?.burst.as_ref()?;
+            Some((*number, burst.stretch.as_ref()?, *at))
+        })
     }
 }
 
@@ -191,7 +219,8 @@ impl Trial {
     /// A link without any effect, measured beside the others: how long the machine takes at that moment.
     pub(crate) fn yardstick() -> Trial {
         let unshaped = Arc::new(LinkShape::default());
-        let declared = Declared { label: String::new(), there: Arc::clone(&unshaped), back: unshaped };
+        let there = Arc::clone(&unshaped);
+        let declared = Declared { label: String::new(), there, back: unshaped, follows: None };
         let wait = Duration::from_millis(30);
         Trial { declared, singles: USUAL, gap: STREAM / USUAL, answer_every: 1, burst: None, wait }
     }
@@ -229,7 +258,16 @@ impl Trial {
                 Err(why) => notes.push(format!("the rate of {label} is not proved: {why}")),
             }
         }
-        let queued = burst.as_ref().map_or(Duration::ZERO, |b| serial(there, b.payload) * b.packets);
+        if let Some(trace) = declared.follows.as_ref().filter(|_| there.filter == Filter::Accept) {
+            match Stretch::choose(trace) {
+                Ok(stretch) => burst = Some(Burst::following(stretch, there)),
+                Err(why) => notes.push(format!("the trace of {label} is not proved: {why}")),
+            }
+        }
+        let queued = burst.as_ref().map_or(Duration::ZERO, |b| match &b.stretch {
+            Some(stretch) => (LEAD + stretch.length()) * 2,
+            None => serial(there, b.payload) * b.packets,
+        });
         let wait = slowest + queued / 2 + Duration::from_millis(30);
         Ok((Trial { declared: declared.clone(), singles, gap, answer_every, burst, wait }, notes))
     }
@@ -268,7 +306,24 @@ impl Burst {
             ..LinkShape::default()
         };
         let apart = (bare != *shape).then(|| Arc::new(bare));
-        Ok(Burst { packets, payload, gap: each * 4 / 5, apart })
+        Ok(Burst { packets, payload, gap: each * 4 / 5, apart, stretch: None })
+    }
+
+    /// All packets of a stretch at once, on a link that follows it and has nothing else but the latency.
+    fn following(stretch: Stretch, shape: &LinkShape) -> Burst {
+        Burst {
+            packets: stretch.packets(),
+            payload: stretch.payload(),
+            gap: Duration::ZERO,
+            apart: Some(Arc::new(LinkShape { latency: shape.latency, ..LinkShape::default() })),
+            stretch: Some(stretch),
+        }
+    }
+
+    /// Bits per second that leave the link while the burst lasts.
+    fn bandwidth(&self, trial: &Trial) -> u64 {
+        let stretch = self.stretch.as_ref().map(|s| s.replayed().rate as u64);
+        stretch.or(trial.declared.there.bandwidth).unwrap_or(0)
     }
 }
 
@@ -298,10 +353,16 @@ mod tests {
     use testground_model::shape::Chance;
 
     use super::*;
+    use crate::plan::Schedule;
 
     fn declared(shape: LinkShape) -> Declared {
         let shape = Arc::new(shape);
-        Declared { label: "a -> b".to_owned(), there: Arc::clone(&shape), back: shape }
+        Declared { label: "a -> b".to_owned(), there: Arc::clone(&shape), back: shape, follows: None }
+    }
+
+    fn following(millis: &[u64]) -> Declared {
+        let trace = Schedule::new(millis, true, Duration::from_secs(9), Duration::from_millis(50)).unwrap();
+        Declared { follows: Some(Arc::new(trace)), ..declared(late(20)) }
     }
 
     fn late(ms: u64) -> LinkShape {
@@ -362,7 +423,7 @@ mod tests {
     #[test]
     fn a_burst_has_a_link_of_its_own_where_other_effects_would_change_its_arrivals() {
         let plain = LinkShape { bandwidth: Some(10_000_000), ..late(5) };
-        let duplicating = LinkShape { duplicate: Chance::percent(20.0), ..plain.clone() };
+        let duplicating = LinkShape { duplicate: Chance::percent(20.0), ..plain };
         let (rounds, _) = rounds(&[declared(plain.clone()), declared(duplicating)]);
         let [first, second] = &rounds[0].trials[..] else { panic!() };
         assert_eq!((first.apart(), second.apart().map(|s| &**s)), (None, Some(&plain)));
@@ -374,6 +435,24 @@ mod tests {
         assert_eq!(sent_to(1, Kind::Burst), [1 + APART].into());
         assert_eq!(sent_to(1, Kind::Answered), [1].into());
         assert_eq!(sent_to(1, Kind::Warm), [1, 1 + APART].into());
+    }
+
+    #[test]
+    fn the_packets_of_a_trace_are_sent_before_its_first_opportunity() {
+        let every: Vec<u64> = (1..=100).map(|n| n * 10).collect();
+        let (rounds, unproved) = rounds(&[following(&every), following(&[9000]), declared(late(1))]);
+        assert_eq!(
+            unproved,
+            ["the trace of a -> b is not proved: 6 opportunities take 45s, at most 4s is waited for"]
+        );
+        let traces: Vec<_> = rounds[0].traces().collect();
+        let [(0, stretch, at)] = traces[..] else { panic!("{traces:?}") };
+        let burst: Vec<&Probe> = rounds[0].probes.iter().filter(|p| p.kind == Kind::Burst).collect();
+        assert!(burst.iter().all(|p| p.at == at && p.to == APART && p.payload == 1472));
+        assert_eq!(burst.len() as u32, stretch.packets());
+        let first = stretch.schedule(at).unwrap().at(1).unwrap();
+        assert_eq!(Duration::from_nanos(first), at + LEAD);
+        assert!(rounds[0].end >= at + LEAD + stretch.length() + Duration::from_millis(40));
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub(crate) fn judge(trial: &Trial, mut sample: Sample, settings: &ProofSettings)
         rate: burst_rate(&mut sample.burst),
         loss_percent: percent(sample.sent.saturating_sub(arrived), sample.sent),
         probes: sample.sent,
+        replayed: None,
         off: Vec::new(),
     };
     if asked.filter != Filter::Accept {
@@ -61,6 +62,12 @@ pub(crate) fn judge(trial: &Trial, mut sample: Sample, settings: &ProofSettings)
         loss_off(asked, sample.sent, arrived),
     ];
     proof.off.extend(checks.into_iter().flatten());
+    if let Some(stretch) = trial.burst.as_ref().and_then(|burst| burst.stretch.as_ref()) {
+        let (rate, off) = stretch.judge(&sample.burst, settings);
+        proof.replayed = Some(stretch.replayed());
+        proof.rate = rate;
+        proof.off.extend(off);
+    }
     proof
 }
 
@@ -217,7 +224,8 @@ mod tests {
 
     fn trial(shape: LinkShape) -> Trial {
         let shape = Arc::new(shape);
-        let declared = Declared { label: "a -> b".to_owned(), there: Arc::clone(&shape), back: shape };
+        let there = Arc::clone(&shape);
+        let declared = Declared { label: "a -> b".to_owned(), there, back: shape, follows: None };
         rounds(&[declared]).0[0].trials[0].clone()
     }
 

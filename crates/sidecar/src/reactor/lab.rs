@@ -14,8 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use testground_linux::netns::{Netns, Tour, tour};
+use testground_model::event::NetworkRequests;
 use testground_model::name::InstanceName;
 use testground_model::run::{Plane, ProofSettings, Run};
+use testground_model::shape::LinkShape;
 use testground_model::topology::Network;
 use thiserror::Error;
 
@@ -132,6 +134,9 @@ struct Shared {
     /// By data network: IPv4, and IPv6 where it has it.
     pools: Vec<(Pool, Option<Pool>)>,
     next_port: u32,
+    /// What was asked for and was as it should be when it was measured.
+    proved: Vec<LinkShape>,
+    requests: NetworkRequests,
 }
 
 /// An instance's place in the network.
@@ -304,6 +309,11 @@ impl LabNetwork {
     /// the gateway has beside its own, are reached by every instance whatever its routing policy.
     pub fn outside(&self) -> &[(String, Ipv4Addr)] {
         &self.inner.outside
+    }
+
+    /// What instances have asked for so far.
+    pub fn requests(&self) -> NetworkRequests {
+        self.inner.shared().requests
     }
 
     /// The switch, for captures, recordings and its death. What is in force in it is this network's business alone.

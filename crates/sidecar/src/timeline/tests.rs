@@ -203,14 +203,31 @@ fn the_shapes_to_come_are_those_that_changes_give_their_links() {
             change(2, "a", "b", trace),
             change(3, "a", "b", Action::Partition),
             change(4, "a", "b", Action::Heal),
-            change(5, "a", "b", Action::Ramp { to: losing(5.0), over: s(1) }),
+            change(5, "a", "b", Action::Ramp { to: losing(5.0), over: s(2) }),
+            change(9, "a", "b", Action::Ramp { to: losing(6.0), over: ms(30) }),
         ],
         &[],
     );
     let shapes = timeline.shapes();
-    let seen: Vec<_> = shapes.iter().map(|l| (l.at, l.link.shape.clone(), l.follows_trace)).collect();
+    let seen: Vec<_> = shapes.iter().map(|l| (l.at, l.link.shape.clone(), l.follows.is_some())).collect();
     let steady = LinkShape { bandwidth: Some(1000), ..late(30) };
-    assert_eq!(seen, [(s(1), steady, false), (s(2), late(30), true), (s(5), losing(5.0), false)]);
+    let cut = LinkShape { filter: Filter::Drop, ..LinkShape::default() };
+    assert_eq!(
+        seen,
+        [
+            (s(1), steady, false),
+            (s(2), late(30), true),
+            (s(3), cut, false),
+            (s(5), losing(0.0), false),
+            (s(6), losing(2.5), false),
+            (s(7), losing(5.0), false),
+            (s(9), losing(5.0), false),
+            (s(9) + ms(30), losing(6.0), false),
+        ]
+    );
+    for (at, shape, _) in &seen[3..] {
+        assert_eq!(*timeline.at(*at).overlays.last().unwrap().shape, *shape, "what will be in force then");
+    }
 }
 
 #[test]

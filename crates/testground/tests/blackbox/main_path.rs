@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use testground_model::event::EventKind;
+use testground_model::event::{EventKind, NetworkRequests};
 
 use crate::links::{agree, proof};
 use crate::support::{Done, Session, binary, composition};
@@ -101,6 +101,12 @@ echo done"#;
         .iter()
         .filter(|e| matches!(&e.kind, EventKind::NetworkConfigured { callback, .. } if callback == "shaped"));
     assert_eq!(configured.count(), 2);
+    let asked = done.events.iter().find_map(|e| match &e.kind {
+        EventKind::NetworkRequests(asked) => Some(*asked),
+        _ => None,
+    });
+    assert_eq!(asked, Some(NetworkRequests { made: 2, shaped: 2, proved: 0 }));
+    assert!(done.stdout.contains("  requests  instances asked for their network 2 times"), "{done:?}");
 }
 
 #[test]

@@ -526,6 +526,9 @@ impl Dispatcher {
         if let Some(lateness) = self.networks.lateness() {
             self.client.event(EventKind::EmulatorReport(lateness)).await;
         }
+        if let Some(requests) = self.networks.requests() {
+            self.client.event(EventKind::NetworkRequests(requests)).await;
+        }
         self.client.send(Notice::AllEnded).await;
     }
 }

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use testground_model::event::{EventKind, Lateness};
+use testground_model::event::{EventKind, Lateness, NetworkRequests};
 use testground_model::name::InstanceName;
 use testground_model::outside::Endpoint;
 use testground_model::run::Plane;
@@ -179,6 +179,11 @@ impl Networks {
     /// The emulator's own record of the run.
     pub(super) fn lateness(&self) -> Option<Lateness> {
         self.lab.snapshot().ok().map(|s| s.lateness())
+    }
+
+    /// What instances have asked for, if anything.
+    pub(super) fn requests(&self) -> Option<NetworkRequests> {
+        Some(self.lab.requests()).filter(|requests| requests.made > 0)
     }
 
     /// Tells the network as it is at the moment of asking.

@@ -248,7 +248,7 @@ fn links(out: &mut String, proofs: &[Proof]) {
             "<tbody class=\"{class}\"><tr><th rowspan=\"2\" scope=\"rowgroup\">{}{}</th><td class=\"what\">asked</td>{}</tr>\
              <tr><td class=\"what\">measured</td>{}</tr>",
             Text(&tame(&proof.label)),
-            other_effects(&proof.asked)
+            other_effects(proof)
                 .map(|e| format!("<small>also asked: {}</small>", Text(&e)))
                 .unwrap_or_default(),
             cells(&asked),
@@ -362,6 +362,9 @@ fn about(out: &mut String, page: &Page) {
             "The kernel carried the packets, and keeps no record of how long after its time each one left."
         };
         let _ = write!(out, "<dt>network emulator</dt><dd>{}<br><small>{words}</small></dd>", Text(&text));
+    }
+    if let Some(requests) = &record.requests {
+        let _ = write!(out, "<dt>network requests</dt><dd>{}</dd>", Text(&requests.to_string()));
     }
     let run = record.run.as_ref().map(ToString::to_string).unwrap_or_default();
     let again = match &record.lateness {

@@ -68,7 +68,9 @@ impl Inner {
             }
             return Err(refused(&error));
         }
-        self.shared().release(index, port, &before, &after);
+        let mut shared = self.shared();
+        shared.release(index, port, &before, &after);
+        shared.count(&request.wishes);
         Ok(())
     }
 
@@ -234,6 +236,17 @@ impl Inner {
 // === impl Shared ===
 
 impl Shared {
+    /// Counts a request that was carried out.
+    fn count(&mut self, wishes: &Wishes) {
+        let asked = std::iter::once(&wishes.default).chain(wishes.rules.iter().map(|(_, shape)| shape));
+        let mut asked = asked.filter(|shape| !shape.is_transparent()).peekable();
+        self.requests.made += 1;
+        if asked.peek().is_some() {
+            self.requests.shaped += 1;
+            self.requests.proved += u64::from(asked.all(|shape| self.proved.contains(shape)));
+        }
+    }
+
     /// Gives back the addresses of one state of an interface that another does not have.
     fn release(&mut self, index: usize, port: PortId, given_up: &State, kept: &State) {
         let (pool, pool6) = &mut self.pools[index];

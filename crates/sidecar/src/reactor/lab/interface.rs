@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use ipnet::IpNet;
+use testground_model::event::NetworkRequests;
 use testground_model::name::InstanceName;
 use testground_model::outside::Endpoint;
 use testground_model::run::Run;
@@ -61,7 +62,13 @@ impl Shared {
             let pool = |subnet| Pool::new(&n.name, subnet);
             (pool(IpNet::V4(n.subnet)), n.subnet6.map(|subnet| pool(IpNet::V6(subnet))))
         });
-        Ok(Shared { plan: Plan::new(run.links.clone()), pools: pools.collect(), next_port: 0 })
+        Ok(Shared {
+            plan: Plan::new(run.links.clone()),
+            pools: pools.collect(),
+            next_port: 0,
+            proved: Vec::new(),
+            requests: NetworkRequests::default(),
+        })
     }
 
     /// Everything that the instances of the run will be given, in the order of its groups, entered into the plan.

@@ -23,6 +23,7 @@ pub struct Keys {
 
 /// What the supervisor is told.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "events are handled one at a time, never kept in bulk")]
 pub enum Notice {
     /// For the record: `NetworkConfigured`, `NetworkChanged`, `Warning`.
     Event(EventKind),
