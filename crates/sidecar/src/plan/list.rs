@@ -93,7 +93,9 @@ impl Plan {
         }
         for Later { at, link, follows } in later {
             let shape = Arc::new(link.shape.clone());
-            let back = if link.both_ways { Some(Arc::clone(&shape)) } else { self.way_back(link) };
+            let is_its_own_way_back =
+                link.both_ways || contains(&link.from, &link.to) && contains(&link.to, &link.from);
+            let back = if is_its_own_way_back { Some(Arc::clone(&shape)) } else { self.way_back(link) };
             note(Some(*at), link, shape, back, follows.clone());
         }
         found.into_iter().map(|(d, named)| Declared { label: named.to_string(), ..d }).collect()

@@ -184,6 +184,7 @@ fn distinct_shapes_pair_each_shape_with_its_way_back() {
         later(10, link(group("a"), group("b"), true, ms(1))),
         later(10, link(region("east"), region("west"), false, ms(20))),
         later(20, link(region("east"), region("west"), true, ms(30))),
+        later(30, link(group("a"), group("a"), false, ms(40))),
     ];
     let seen: Vec<(String, u128, u128)> = plan
         .distinct_shapes(&changes)
@@ -204,6 +205,7 @@ fn distinct_shapes_pair_each_shape_with_its_way_back() {
             ("north <-> south and 2 more".to_owned(), 9, 9),
             ("at 10s east -> west".to_owned(), 20, 3),
             ("at 20s east <-> west".to_owned(), 30, 30),
+            ("at 30s a -> a".to_owned(), 40, 40),
         ]
     );
 }
