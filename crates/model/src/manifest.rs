@@ -50,6 +50,12 @@ pub struct Parameter {
     pub unit: Option<String>,
     /// The value without another: text as it is, everything else as JSON.
     pub default: Option<String>,
+    /// What it may be, for people, each like the default: the values of a list, and the least and the most.
+    pub values: Vec<String>,
+    /// The least.
+    pub min: Option<String>,
+    /// The most.
+    pub max: Option<String>,
 }
 
 // === impl Manifest ===
@@ -189,11 +195,19 @@ fn read_case(t: &TableReader<'_>, mistakes: &Mistakes) -> Option<TestCase> {
     });
     let params = t.table("params", |t| {
         let read = |(key, item): (At<String>, Item<'_>)| {
-            let parameter = item.described(&["values", "min", "max"], |t| Parameter {
+            let free = |t: &TableReader<'_>, key| t.item(key).and_then(|d| d.free()).map(|d| d.value);
+            let text = |t: &TableReader<'_>, key| free(t, key).map(|value| as_parameter(&value));
+            let parameter = item.described(&[], |t| Parameter {
                 kind: t.string("type").map(|s| s.value),
                 description: t.string("desc").or_else(|| t.string("description")).map(|s| s.value),
                 unit: t.string("unit").map(|s| s.value),
-                default: t.item("default").and_then(|d| d.free()).map(|d| as_parameter(&d.value)),
+                default: text(t, "default"),
+                values: match free(t, "values") {
+                    Some(Value::Array(values)) => values.iter().map(as_parameter).collect(),
+                    one => one.iter().map(as_parameter).collect(),
+                },
+                min: text(t, "min"),
+                max: text(t, "max"),
             })?;
             Some((key.value, At { value: parameter, place: key.place }))
         };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use testground_engine::home::{Home, find_plan};
-use testground_model::manifest::{Manifest, TestCase};
+use testground_model::manifest::{Manifest, Parameter, TestCase};
 use testground_model::outcome::ExitCode;
 
 use super::dynamic;
@@ -62,14 +62,27 @@ fn describe_case(out: &mut String, case: &TestCase) {
     let _ = writeln!(out, "  instances   {instances}");
     for (name, parameter) in &case.params {
         let parameter = &parameter.value;
-        let mut about: Vec<&str> = Vec::new();
-        about.extend(parameter.kind.as_deref());
-        about.extend(parameter.unit.as_deref().map(|unit| unit.trim()));
-        about.extend(parameter.description.as_deref());
+        let mut about: Vec<String> = Vec::new();
+        about.extend(parameter.kind.clone());
+        about.extend(parameter.unit.as_deref().map(|unit| unit.trim().to_owned()));
+        about.extend(parameter.description.clone());
+        about.extend(allowed(parameter));
         let _ = write!(out, "  {name} = {}", parameter.effective_default());
         let about = if about.is_empty() { String::new() } else { format!("   ({})", about.join("; ")) };
         let _ = writeln!(out, "{about}");
     }
+}
+
+/// What the manifest says that a parameter may be.
+fn allowed(parameter: &Parameter) -> Vec<String> {
+    let range = match (&parameter.min, &parameter.max) {
+        (Some(min), Some(max)) => Some(format!("{min} to {max}")),
+        (Some(min), None) => Some(format!("{min} or more")),
+        (None, Some(max)) => Some(format!("{max} at most")),
+        (None, None) => None,
+    };
+    let values = &parameter.values;
+    range.into_iter().chain((!values.is_empty()).then(|| format!("one of {}", values.join(", ")))).collect()
 }
 
 /// Files of the plan that look like compositions: TOML with groups in it.
@@ -105,7 +118,10 @@ name = "net/ping"
 name = "ping"
 instances = { min = 2, max = 9, default = 3 }
 [testcases.params]
-size = { type = "int", unit = "bytes", desc = "of a ping", default = 64 }
+size = { type = "int", unit = "bytes", desc = "of a ping", default = 64, min = 1, max = 1500 }
+codec = { type = "enum", values = ["json", "cbor"], default = "json" }
+rate = { min = 0.5 }
+most = { max = "1h" }
 bare = {}
 "#;
         let manifest = Manifest::parse("manifest.toml", text).expect("a manifest");
@@ -120,7 +136,10 @@ compositions  composition.toml
 case ping
   instances   2 to 9, 3 unless told otherwise
   bare = null
-  size = 64   (int; bytes; of a ping)
+  codec = json   (enum; one of json, cbor)
+  most = null   (1h at most)
+  rate = null   (0.5 or more)
+  size = 64   (int; bytes; of a ping; 1 to 1500)
 ";
         assert_eq!(words, expected);
     }
