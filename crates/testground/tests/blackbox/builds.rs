@@ -244,6 +244,23 @@ fn the_published_sdks_shape_and_measure_alone_and_together() {
     assert!(warned.stderr.contains("nothing in the sources of group js does"), "{warned:?}");
 }
 
+/// Each with what its template names, at the versions of the example plans: nothing more has to be fetched than for those.
+#[test]
+fn new_rust_and_javascript_plans_run_at_once() {
+    let test = "new_rust_and_javascript_plans_run_at_once";
+    let mut session = Session::new();
+    let Some(env) = languages(test) else { return };
+    session.env = env;
+    compiled_once(&session);
+    for target in ["rust", "js"] {
+        let made = session.testground(&["plan", "create", target, "--target", target]);
+        assert_eq!(made.code, Some(0), "{made:?}");
+        let run = session.testground(&["run", target]);
+        assert!(run.code == Some(0) && run.stdout.contains("success (nodes:3/3)"), "{run:?}");
+        assert!(run.stdout.contains("answered after") && !run.stderr.contains("warning"), "{run:?}");
+    }
+}
+
 /// sdk-go ends a connection on a longer message than 32,768 bytes, so nothing longer gets to a subscriber.
 #[test]
 fn an_oversized_message_is_refused_at_its_publisher_unless_the_run_says_otherwise() {
