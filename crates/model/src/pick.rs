@@ -1,4 +1,4 @@
-//! What `run PATH` runs: the plan's only or `default` composition, else its first test case.
+//! What `run PATH` runs: the plan's only composition, `default.toml` or `composition.toml`, else its first test case.
 //!
 //! Only names are looked at here; directories are listed by the caller.
 
@@ -8,7 +8,7 @@ pub enum Pick {
     /// This composition, a path relative to the plan.
     Composition(String),
     /// The manifest's first test case. `passed_over` are compositions that were not taken, since none of several is
-    /// called `default`.
+    /// called `default` or `composition`.
     FirstCase {
         /// Their paths relative to the plan.
         passed_over: Vec<String>,
@@ -44,7 +44,8 @@ pub fn pick<'a>(files: impl IntoIterator<Item = &'a str>) -> Pick {
         return Pick::Composition(only.to_owned());
     }
     let called = |name: &str| compositions.iter().find(|file| stem(file) == name).map(|f| (*f).to_owned());
-    match called("default") {
+    // Every new plan has a `composition.toml`: a second file beside it must not make it count for nothing.
+    match called("default").or_else(|| called("composition")) {
         Some(default) => Pick::Composition(default),
         None => Pick::FirstCase { passed_over: compositions.into_iter().map(str::to_owned).collect() },
     }
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_only_composition_is_picked_and_else_the_one_called_default() {
+    fn the_only_composition_is_picked_and_else_the_one_of_a_usual_name() {
         let only =
             ["manifest.toml", "Cargo.toml", "main.go", "_compositions/two.toml", ".env.toml", "data/x.toml"];
         assert_eq!(pick(only), Pick::Composition("_compositions/two.toml".into()));
@@ -77,6 +78,8 @@ mod tests {
             pick(["b.toml", "compositions/default.toml"]),
             Pick::Composition("compositions/default.toml".into())
         );
+        assert_eq!(pick(["b.toml", "composition.toml"]), Pick::Composition("composition.toml".into()));
+        assert_eq!(pick(["composition.toml", "default.toml"]), Pick::Composition("default.toml".into()));
     }
 
     #[test]

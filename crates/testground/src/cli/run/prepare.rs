@@ -243,7 +243,7 @@ fn plan_directory(typed: &str, home: &Home, here: &Path) -> anyhow::Result<Read>
         Pick::FirstCase { passed_over } => {
             if !passed_over.is_empty() {
                 eprintln!(
-                    "warning: none of several compositions is called default, so the first test case is run; \
+                    "warning: none of several compositions is called default or composition, so the first test case is run; \
                      there are {}",
                     passed_over.join(", ")
                 );
