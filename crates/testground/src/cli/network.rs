@@ -75,9 +75,15 @@ fn show(run: &str, json: bool) -> anyhow::Result<ExitCode> {
 
 fn trace(run: &str, from: Option<&str>, to: Option<&str>, drops: bool) -> anyhow::Result<ExitCode> {
     let home = Home::open(|name| std::env::var_os(name))?;
-    let file = runs::find(&home, run)?.dir.join("links.jsonl");
-    let lines = std::fs::File::open(&file)
-        .with_context(|| format!("{}: was the run started with --record?", file.display()))?;
+    let found = runs::find(&home, run)?;
+    let file = found.dir.join("links.jsonl");
+    let lines = match std::fs::File::open(&file) {
+        Ok(lines) => lines,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            anyhow::bail!("run {} recorded no decisions; `testground run --record` does", found.id)
+        }
+        Err(e) => return Err(e).with_context(|| file.display().to_string()),
+    };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for line in BufReader::new(lines).lines() {
         let line = line.with_context(|| format!("failed to read {}", file.display()))?;
