@@ -10,8 +10,8 @@ use testground_model::outcome::ExitCode;
 /// Check what a runner needs of this machine, and mend what can be mended.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The runner, such as local:exec.
-    #[arg(long)]
+    /// The runner.
+    #[arg(long, default_value = "local:exec")]
     runner: String,
     /// Mend what can be: make the home, and remove what dead runs left.
     #[arg(long)]
