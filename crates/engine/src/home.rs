@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Access;
 use rustix::io::Errno;
 
+use testground_model::manifest::Manifest;
 use testground_model::name::{InstanceName, RunId};
 
 /// The file in an instance's output directory that keeps its standard output (SDKs write `run.out` themselves).
@@ -201,7 +202,8 @@ pub fn locate(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Ho
 // === plans ===
 
 /// Finds a plan: the path as it was typed, else `plans/<typed>` in the home, else `./plans/<typed>`; and where the
-/// name comes from a composition, the directory `beside` which it lies when that has the plan's name.
+/// name comes from a composition, the directory in which it lies (`beside`) when that, or the manifest in it, has the plan's
+/// name.
 ///
 /// # Errors
 /// Says what was looked for and where, and the nearest name.
@@ -270,9 +272,18 @@ pub fn open_plan(path: &Path) -> Result<PlanDir, PlanError> {
 }
 
 /// Whether a directory has the name that a composition gives its plan.
+/// Whether a directory has a plan's name, or is that plan by what its manifest says.
 fn names(dir: &Path, typed: &str) -> bool {
     let last = Path::new(typed).file_name();
-    last.is_some() && fs::canonicalize(dir).is_ok_and(|dir| dir.file_name() == last)
+    let by_directory = || last.is_some() && fs::canonicalize(dir).is_ok_and(|dir| dir.file_name() == last);
+    by_directory() || declared_name(&dir.join(MANIFEST_FILE)).is_some_and(|name| name == typed)
+}
+
+fn declared_name(manifest: &Path) -> Option<String> {
+    // Opening a FIFO would wait for its writer.
+    fs::metadata(manifest).ok().filter(fs::Metadata::is_file)?;
+    let text = fs::read_to_string(manifest).ok()?;
+    Manifest::parse("manifest.toml", &text).ok().map(|manifest| manifest.name.value)
 }
 
 fn nearest_plan(roots: &[PathBuf], typed: &str) -> Option<String> {
@@ -406,6 +417,11 @@ mod tests {
         let beside = find_plan(&home, "away", &here, Some(&far)).unwrap();
         assert_eq!(beside.dir, far);
         assert!(find_plan(&home, "another", &here, Some(&far)).is_err());
+        let declared = "name = \"another\"\n[builders.\"exec:go\"]\n[runners.\"local:exec\"]\n\
+                        [[testcases]]\nname = \"c\"\n";
+        fs::write(far.join(MANIFEST_FILE), declared).unwrap();
+        let beside = find_plan(&home, "another", &here, Some(&far)).unwrap();
+        assert_eq!(beside.dir, far, "its manifest says so");
     }
 
     #[test]
