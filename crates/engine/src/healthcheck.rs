@@ -142,6 +142,9 @@ fn judge(facts: &Facts) -> Vec<Item> {
         .collect()
 }
 
+/// How the names of checks begin that are about the kernel plane alone.
+const KERNEL_PLANE: &str = "kernel-plane-";
+
 /// What every lab needs fails when it is missing; one way to carry packets is enough.
 fn feature(finding: &Finding, all: &[Finding]) -> Item {
     let works = |feature| all.iter().any(|f| f.feature == feature && f.state.works());
@@ -150,6 +153,8 @@ fn feature(finding: &Finding, all: &[Finding]) -> Item {
         Feature::UserNamespace | Feature::Namespaces | Feature::MountProc | Feature::MountTmpfs => true,
         Feature::Tap | Feature::PacketSocket | Feature::Veth => !carried,
         Feature::TapOffload | Feature::Bridge | Feature::Ifb => false,
+        Feature::Htb | Feature::Tbf | Feature::Bpf | Feature::Netem => false,
+        Feature::Duplication | Feature::Clsact | Feature::Redirection => false,
     };
     let name = match finding.feature {
         Feature::UserNamespace => "user-namespace",
@@ -162,13 +167,24 @@ fn feature(finding: &Finding, all: &[Finding]) -> Item {
         Feature::Veth => "veth-pairs",
         Feature::Bridge => "bridges",
         Feature::Ifb => "ifb-devices",
+        Feature::Htb => "kernel-plane-htb",
+        Feature::Tbf => "kernel-plane-tbf",
+        Feature::Bpf => "kernel-plane-cls-bpf",
+        Feature::Netem => "kernel-plane-netem",
+        Feature::Duplication => "kernel-plane-duplication",
+        Feature::Clsact => "kernel-plane-clsact",
+        Feature::Redirection => "kernel-plane-mirred",
     };
     match &finding.state {
         State::Works { detail } => Item::ok(name, detail.as_deref().unwrap_or(finding.feature.title())),
         State::Missing { reason, remedy } => Item {
             name: name.to_owned(),
             status: if needed { Status::Failed } else { Status::Ok },
-            message: format!("{reason}{}", if needed { "" } else { " (a run works without)" }),
+            message: match (needed, name.starts_with(KERNEL_PLANE)) {
+                (true, _) => reason.clone(),
+                (false, true) => format!("{reason} (only --plane kernel has a use for it)"),
+                (false, false) => format!("{reason} (a run works without)"),
+            },
             mend: remedy.clone(),
         },
         State::Untried { needs } => Item {
@@ -437,6 +453,11 @@ mod tests {
         assert_eq!(failed(&without(&[Tap, Veth])), ["tap-devices: mend Tap", "veth-pairs: mend Veth"]);
         let low = vec![("open files: 20".to_owned(), "ulimit -n 1024".to_owned())];
         assert_eq!(failed(&Facts { low, ..healthy() }), ["limits: ulimit -n 1024"]);
+
+        let without_netem = judge(&without(&[Feature::Netem, Feature::Duplication]));
+        let found = without_netem.iter().find(|check| check.name == "kernel-plane-netem").unwrap();
+        assert_eq!((found.status, found.mend.as_deref()), (Status::Ok, Some("mend Netem")));
+        assert_eq!(found.message, "refused (only --plane kernel has a use for it)");
 
         let mut facts = without(&[UserNamespace]);
         facts.findings[1].state = State::Untried { needs: UserNamespace };

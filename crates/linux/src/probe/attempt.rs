@@ -16,6 +16,7 @@ use crate::packet_socket::{PacketSocket, PacketSocketOptions};
 use crate::process::{IdMap, IdMapError};
 use crate::route::{Change, LinkChange, RouteSocket, VethEnd};
 use crate::tap::{Tap, TapError, TapOptions};
+use crate::tc::{Ability, AbilityState};
 use crate::{last_errno, mount};
 
 /// How long the throw-away process may take.
@@ -241,6 +242,7 @@ fn inside(voice: &mut Voice) {
     );
     taps(voice);
     links(voice);
+    shaping(voice);
 }
 
 fn taps(voice: &mut Voice) {
@@ -300,6 +302,35 @@ fn links(voice: &mut Voice) {
             .map(|_| String::new())
             .or_else(|error| refusal(&format!("{error}: {}", source(&error)), Some("modprobe af_packet"))),
     );
+}
+
+/// What the kernel plane makes use of; the two options of netem that matter are told with it and beside it.
+fn shaping(voice: &mut Voice) {
+    let found = crate::tc::abilities_here();
+    let of = |ability: Ability| found.iter().find(|state| state.ability == ability);
+    for (feature, abilities) in [
+        (Feature::Htb, &[Ability::Htb][..]),
+        (Feature::Tbf, &[Ability::Tbf]),
+        (Feature::Bpf, &[Ability::Bpf]),
+        (Feature::Netem, &[Ability::Netem, Ability::NetemRate]),
+        (Feature::Duplication, &[Ability::NetemDuplicateInTree]),
+        (Feature::Clsact, &[Ability::Clsact]),
+        (Feature::Redirection, &[Ability::Mirred]),
+    ] {
+        let lacking =
+            abilities.iter().filter_map(|ability| of(*ability)).find(|state| state.refusal.is_some());
+        let result = match lacking {
+            None => Ok(String::new()),
+            Some(state) => refusal(state.refusal.as_deref().unwrap_or_default(), remedy(state).as_deref()),
+        };
+        voice.tell(feature, result);
+    }
+}
+
+fn remedy(state: &AbilityState) -> Option<String> {
+    let module = state.module?;
+    let packages = "kernel-modules-extra on Fedora and its kin, linux-modules-extra-$(uname -r) on Ubuntu";
+    Some(format!("modprobe {module} (where there is no such module, it may be in {packages})"))
 }
 
 fn refusal(reason: &str, remedy: Option<&str>) -> Result<String, Refusal> {

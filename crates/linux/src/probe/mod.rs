@@ -1,6 +1,6 @@
 //! What this machine offers to a lab, found by trying it in a throw-away process; and, where something is missing, why and
 //! what mends it. Printing it belongs to `healthcheck`; what of it a run needs belongs to the runner. What the kernel knows of
-//! shaping is asked by `tc`.
+//! shaping is asked of `tc`.
 
 mod attempt;
 mod facts;
@@ -31,11 +31,25 @@ pub enum Feature {
     Bridge,
     /// IFB devices, for shaping what arrives, on the kernel plane.
     Ifb,
+    /// HTB, which the kernel plane is made of.
+    Htb,
+    /// TBF, with which it cuts super-packets.
+    Tbf,
+    /// Programs for its filters.
+    Bpf,
+    /// Delay, loss and all else that its HTB has not.
+    Netem,
+    /// Duplication beside other shapes of one interface.
+    Duplication,
+    /// The place for filters of what arrives.
+    Clsact,
+    /// Sending what arrives to another interface.
+    Redirection,
 }
 
 impl Feature {
     /// All of them, those first on which others depend.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 17] = [
         Self::UserNamespace,
         Self::Namespaces,
         Self::MountProc,
@@ -46,6 +60,13 @@ impl Feature {
         Self::Veth,
         Self::Bridge,
         Self::Ifb,
+        Self::Htb,
+        Self::Tbf,
+        Self::Bpf,
+        Self::Netem,
+        Self::Duplication,
+        Self::Clsact,
+        Self::Redirection,
     ];
 
     /// A few words for a list.
@@ -61,6 +82,13 @@ impl Feature {
             Self::Veth => "veth pairs",
             Self::Bridge => "bridges",
             Self::Ifb => "IFB devices",
+            Self::Htb => "HTB, classes with rates",
+            Self::Tbf => "TBF, which cuts super-packets",
+            Self::Bpf => "cls_bpf, programs for filters",
+            Self::Netem => "netem, with rates of its own",
+            Self::Duplication => "a duplicating netem beside another one",
+            Self::Clsact => "clsact, a place for filters of what arrives",
+            Self::Redirection => "mirred, which redirects what arrives",
         }
     }
 }

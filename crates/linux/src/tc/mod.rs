@@ -22,6 +22,7 @@ pub use self::dump::{FoundClass, FoundFilter, FoundQdisc, Settings, Stats};
 pub use self::filter::{BpfInstruction, Filter, Target, U32Bucket, U32Key, U32Target};
 pub use self::htb::{Htb, HtbClass};
 pub use self::netem::{Loss, Netem, Share, Slot};
+pub(crate) use self::probe::abilities_here;
 pub use self::probe::{Ability, AbilityState, abilities};
 pub use self::tbf::Tbf;
 pub use crate::netlink::NetlinkError;

@@ -279,6 +279,11 @@ fn a_plan_describes_itself_and_the_machine_is_found_healthy() {
     assert_eq!(done.code, Some(0), "{done:?}");
     assert!(done.stdout.contains("- local-outputs-dir: ok"), "{done:?}");
     assert!(done.stdout.contains("- user-namespace: ok"), "{done:?}");
+    let kernel_plane = done.stdout.lines().filter(|line| line.starts_with("- kernel-plane-")).count();
+    assert!(kernel_plane == 7 && done.stdout.contains("- kernel-plane-htb: ok"), "{done:?}");
+    // A kernel without netem is told what brings it.
+    let netem = done.stdout.contains("- kernel-plane-netem: ok; netem, with rates of its own");
+    assert!(netem || done.stdout.contains("modprobe sch_netem"), "{done:?}");
     // A build that was killed leaves a directory, and a health check says so and removes it.
     let left = session.path().join("home/data/work/builds/.0123-left");
     fs::create_dir_all(&left).expect("a directory");
