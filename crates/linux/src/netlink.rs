@@ -3,10 +3,12 @@
 //! Messages come as bytes and go as bytes; what they mean belongs to `route` and `tc`. Nothing waits for ever, and an
 //! answer that may be incomplete is an error or asked for again, never returned.
 
+#[cfg(test)]
+mod faults;
 mod message;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_OVERRUN};
@@ -113,6 +115,8 @@ pub(crate) struct Netlink {
     socket: Socket,
     sequence: u32,
     buffer: Vec<u8>,
+    /// How many requests one system call carries.
+    batch: usize,
 }
 
 /// How long an answer is waited for. The kernel answers in the call itself, so this only bounds what is broken.
@@ -143,14 +147,14 @@ impl Netlink {
         }
         rustix::net::sockopt::set_socket_timeout(socket.as_fd(), Timeout::Recv, Some(PATIENCE))
             .map_err(|errno| open(errno.into()))?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(ROOM) })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(ROOM), batch: BATCH })
     }
 
     /// Makes each request, many of them in one system call. The kernel goes on after one that fails; the results are in
     /// their order.
     pub(crate) fn execute(&mut self, requests: &[Request]) -> Vec<Result<(), NetlinkError>> {
         let mut results = Vec::with_capacity(requests.len());
-        for batch in batches(requests) {
+        for batch in batches(requests, self.batch) {
             results.extend(self.execute_batch(batch));
         }
         results
@@ -159,7 +163,7 @@ impl Netlink {
     /// Makes the requests in order until one fails; those behind it in the same system call are made nevertheless, so
     /// only requests that are harmless then belong into one call.
     pub(crate) fn execute_all(&mut self, requests: &[Request]) -> Result<(), NetlinkError> {
-        for batch in batches(requests) {
+        for batch in batches(requests, self.batch) {
             for result in self.execute_batch(batch) {
                 result?;
             }
@@ -267,6 +271,10 @@ impl Netlink {
         }
         while missing > 0 {
             if let Err(trouble) = self.receive() {
+                if let Trouble::Overrun = trouble {
+                    // The buffer holds less than it should; there is always room for one answer.
+                    self.batch = 1;
+                }
                 let _ = self.drain();
                 return lost(&|what| trouble.error(what), results);
             }
@@ -349,12 +357,18 @@ impl Netlink {
     }
 }
 
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// Requests in groups that one system call carries.
-fn batches(requests: &[Request]) -> impl Iterator<Item = &[Request]> {
+fn batches(requests: &[Request], most: usize) -> impl Iterator<Item = &[Request]> {
     let mut rest = requests;
     std::iter::from_fn(move || {
         let mut bytes = 0;
-        let fits = rest.iter().take(BATCH).take_while(|request| {
+        let fits = rest.iter().take(most).take_while(|request| {
             bytes += message::HEADER + request.body.len();
             bytes <= BATCH_BYTES
         });
@@ -465,7 +479,8 @@ mod tests {
     #[test]
     fn a_system_call_carries_no_more_than_the_socket_takes() {
         let request = |bytes| Request { what: String::new(), kind: 20, flags: 0, body: vec![0; bytes] };
-        let lengths = |requests: &[Request]| batches(requests).map(<[Request]>::len).collect::<Vec<_>>();
+        let lengths =
+            |requests: &[Request]| batches(requests, BATCH).map(<[Request]>::len).collect::<Vec<_>>();
         assert_eq!(lengths(&[]), []);
         assert_eq!(lengths(&vec![request(10); 130]), [64, 64, 2]);
         assert_eq!(lengths(&vec![request(32 << 10); 5]), [2, 2, 1]);

@@ -16,6 +16,7 @@ mod psched;
 mod tbf;
 
 use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
 
 pub use self::change::{Action, Qdisc, TcChange};
 pub use self::dump::{FoundClass, FoundFilter, FoundQdisc, Settings, Stats};
@@ -188,6 +189,12 @@ impl TcSocket {
     ) -> Result<Dump, NetlinkError> {
         let body = change::header_bytes(index, header);
         self.netlink.dump(&Request { what: what.to_owned(), kind, flags: 0, body })
+    }
+}
+
+impl AsFd for TcSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.netlink.as_fd()
     }
 }
 
