@@ -1,7 +1,7 @@
 //! What must be in force: for each packet from a port to an address, the class it travels in and that class's shape.
 //!
 //! Pure, and above both planes: the switch asks [`Plan::resolve`] for the first packet between two parties, the kernel
-//! plane enumerates the same answers with [`Plan::outgoing`]. Who may ask for what belongs in `request`; carrying it
+//! plane enumerates the same answers with [`Plan::outgoing`], and what strangers send with [`Plan::incoming`]. Who may ask for what belongs in `request`; carrying it
 //! out belongs in the planes.
 //!
 //! Precedence, highest first: a declared change of the timeline; the sender's own rule with the longest prefix (the
@@ -24,6 +24,7 @@ pub use list::{Declared, InForce, Later, Layer, words};
 pub use outgoing::Touched;
 pub use schedule::Schedule;
 
+mod incoming;
 mod list;
 mod outgoing;
 mod schedule;

@@ -16,7 +16,7 @@ fn the_same_on_the_kernel_plane_in_a_guest() {
     }
     let here = std::env::current_exe().unwrap();
     let beside = |stem: &str| beside(&here, stem);
-    let Some(others) = ["planes", "lab_kernel", "lab_serve", "kernel_interface"]
+    let Some(others) = ["planes", "lab_kernel", "lab_serve", "kernel_interface", "kernel_arrivals"]
         .map(beside)
         .into_iter()
         .collect::<Option<Vec<_>>>()
@@ -52,7 +52,7 @@ fn the_same_on_the_kernel_plane_in_a_guest() {
         .unwrap();
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{said}\n{errors}", output.status);
-    assert_eq!(said.matches("test result: ok").count(), 4, "{said}\n{errors}");
+    assert_eq!(said.matches("test result: ok").count(), 5, "{said}\n{errors}");
 }
 
 /// The newest test binary of another name beside this one.

@@ -1,107 +1,20 @@
 //! One interface on the kernel's plane, asked of `tc` and `ip` and by traffic: on this machine's kernel, whose netem may be
 //! missing, and in a guest's that has it (`planes.rs`).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use lab_support::cable::{Cable, cut, narrow, output, wanted};
 use lab_support::{PATIENCE, first_in_line, once};
-use testground_linux::netns::Netns;
-use testground_linux::route::{Change, LinkChange, RouteSocket, VethEnd};
+use testground_linux::route::{Change, RouteSocket};
 use testground_linux::tc::TcSocket;
 use testground_linux::udp::UdpSocket;
-use testground_model::name::InstanceName;
 use testground_model::shape::{Filter, LinkShape};
-use testground_sidecar::plan::{Member, Plan, PortId, Wishes};
-use testground_sidecar::plane::kernel::{
-    Abilities, ClassKey, Interface, KernelError, Others, Pacing, Wanted, unsupported,
-};
+use testground_sidecar::plane::kernel::{Abilities, ClassKey, Interface, KernelError, Others, unsupported};
 
 mod lab_support;
-
-const ME: PortId = PortId(0);
-
-/// An interface `a` of this namespace, 10.0.0.1/8, whose other end is in another one.
-struct Cable {
-    index: u32,
-    there: Netns,
-}
-
-impl Cable {
-    fn new() -> Cable {
-        let there = Netns::create().unwrap();
-        let (mut near, mut far) = (RouteSocket::open().unwrap(), RouteSocket::open_in(&there).unwrap());
-        let mac = |last| Some([2, 0, 0, 0, 0, last]);
-        let other = VethEnd { netns: Some(&there), mac: mac(2), ..VethEnd::new("b") };
-        near.apply(&[Change::CreateVeth { one: VethEnd { mac: mac(1), ..VethEnd::new("a") }, other }])
-            .unwrap();
-        let a = near.link("a").unwrap().unwrap().index;
-        let b = far.link("b").unwrap().unwrap().index;
-        let up = |index| {
-            Change::Link(LinkChange { up: Some(true), link_local: Some(false), ..LinkChange::new(index) })
-        };
-        let net = |text: &str| text.parse().unwrap();
-        near.apply(&[up(a), up(1), Change::AddAddress { index: a, address: net("10.0.0.1/8") }]).unwrap();
-        far.apply(&[up(b), up(1), Change::AddAddress { index: b, address: net("10.0.0.2/8") }]).unwrap();
-        // Nobody has to ask for a neighbour, so that only what a test sends is counted.
-        let known = |last: u8| Change::SetNeighbour {
-            index: a,
-            address: [10, 0, 0, last].into(),
-            mac: [2, 0, 0, 0, 0, 2],
-        };
-        near.apply(&(2..20).map(known).collect::<Vec<_>>()).unwrap();
-        near.await_running(a, Duration::from_secs(120)).unwrap();
-        far.await_running(b, Duration::from_secs(120)).unwrap();
-        Cable { index: a, there }
-    }
-
-    fn adopt(&self, others: Others) -> Result<Interface, KernelError> {
-        let (tc, route) = (TcSocket::open().unwrap(), RouteSocket::open().unwrap());
-        Interface::adopt("a", self.index, tc, route, others)
-    }
-
-    fn send(&self, last: u8) -> std::io::Result<()> {
-        let socket = UdpSocket::bind("10.0.0.1:0".parse().unwrap()).unwrap();
-        let to = format!("10.0.0.{last}:9").parse().unwrap();
-        socket.send_to(&[0; 100], to).map_err(|e| std::io::Error::from_raw_os_error(e.errno().raw_os_error()))
-    }
-}
-
-/// What a rule for each of these hosts wants, and a default.
-fn wanted(default: LinkShape, rules: &[(&str, LinkShape)]) -> Wanted {
-    let mut plan = Plan::new(Vec::new());
-    plan.attach(Member {
-        port: ME,
-        instance: InstanceName::new("a", 0),
-        network: "default".to_owned(),
-        regions: Vec::new(),
-        addresses: vec![IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))],
-    });
-    let rules = rules.iter().map(|(net, shape)| (net.parse().unwrap(), shape.clone())).collect();
-    plan.wish(ME, Wishes { default, rules });
-    of_plan(&plan)
-}
-
-fn of_plan(plan: &Plan) -> Wanted {
-    let subnets: [IpNet; 1] = ["10.0.0.0/8".parse().unwrap()];
-    Wanted::of(plan, ME, &subnets, 1500, Pacing::Htb)
-}
-
-fn narrow(mbit: u64) -> LinkShape {
-    LinkShape { bandwidth: Some(mbit * 1_000_000), ..LinkShape::default() }
-}
-
-fn cut(filter: Filter) -> LinkShape {
-    LinkShape { filter, ..LinkShape::default() }
-}
-
-fn output(line: &str) -> String {
-    let mut words = line.split_whitespace();
-    let output = std::process::Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
 
 #[test]
 fn what_is_wanted_is_what_tc_shows_and_the_same_again_is_nothing() {
@@ -318,6 +231,54 @@ fn what_the_kernel_refuses_is_undone() {
         assert_eq!(interface.apply(&before).unwrap(), 0);
         interface.apply(&next).unwrap();
         assert!(output("tc class show dev a").contains("30Mbit"));
+    });
+}
+
+#[test]
+fn answers_that_the_kernel_drops_undo_the_change_and_the_next_one_goes_slowly() {
+    once("answers_that_the_kernel_drops_undo_the_change_and_the_next_one_goes_slowly", || {
+        let cable = Cable::new();
+        let (tc, route) = (TcSocket::open().unwrap(), RouteSocket::open().unwrap());
+        let socket = tc.as_fd().try_clone_to_owned().unwrap();
+        let mut interface = Interface::adopt("a", cable.index, tc, route, Others::Leave).unwrap();
+        let before = wanted(narrow(50), &[("10.0.0.3/32", narrow(10))]);
+        interface.apply(&before).unwrap();
+        let queues = || (output("tc qdisc show dev a"), output("tc class show dev a"));
+        let there = queues();
+        // Room for some three answers.
+        rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 1).unwrap();
+        let hosts: Vec<String> = (0..100).map(|n| format!("10.0.1.{n}/32")).collect();
+        let rules: Vec<(&str, LinkShape)> = hosts.iter().map(|host| (host.as_str(), narrow(7))).collect();
+        let many = wanted(narrow(40), &rules);
+        let refused = interface.apply(&many).unwrap_err();
+        assert!(matches!(refused, KernelError::Refused { .. }), "{refused}");
+        assert!(refused.to_string().contains("ENOBUFS"), "{refused}");
+        assert_eq!(queues(), there);
+        assert_eq!(interface.apply(&before).unwrap(), 0);
+        assert!(interface.apply(&many).unwrap() > 200);
+        assert_eq!(output("tc class show dev a").matches("rate 7Mbit").count(), 100);
+    });
+}
+
+#[test]
+fn a_class_that_somebody_else_has_a_use_for_is_busy_and_all_stays_as_it_was() {
+    once("a_class_that_somebody_else_has_a_use_for_is_busy_and_all_stays_as_it_was", || {
+        let cable = Cable::new();
+        let mut interface = cable.adopt(Others::Leave).unwrap();
+        let before = wanted(narrow(50), &[("10.0.0.3/32", narrow(10))]);
+        interface.apply(&before).unwrap();
+        let second =
+            "tc filter add dev a parent 7468: prio 9 protocol ip u32 match ip dst 10.9.9.9/32 flowid 7468:2";
+        output(second);
+        let queues = || (output("tc qdisc show dev a"), output("tc class show dev a"));
+        let there = queues();
+        let busy = interface.apply(&wanted(narrow(50), &[])).unwrap_err();
+        assert!(busy.to_string().contains("delete class 7468:2"), "{busy}");
+        assert!(std::error::Error::source(&busy).is_some_and(|source| source.to_string().contains("7468:2")));
+        assert_eq!(queues(), there);
+        assert_eq!(interface.apply(&before).unwrap(), 0);
+        cable.send(3).unwrap();
+        assert_eq!(interface.counters().unwrap().classes[&ClassKey::Rule(0)].1.packets, 1);
     });
 }
 

@@ -8,6 +8,7 @@ use lab_support::{PATIENCE, appear, default_network, everywhere, instance, link,
 use testground_model::event::NetworkRequests;
 use testground_model::run::{Plane, ProofSettings};
 use testground_model::shape::{Chance, Filter, Jitter, LinkShape};
+use testground_model::topology::{Endpoint, Link};
 use testground_sidecar::plan::{Later, Schedule};
 use testground_sidecar::proof::Proved;
 use testground_sidecar::reactor::lab::{LabError, LabNetwork, PortKind};
@@ -362,5 +363,28 @@ fn declared_shapes_are_measured_and_what_is_wrong_is_told() {
         assert!(off.len() == 3, "a cut link lets nothing through at any tolerance: {off:?}");
         let left = lab.plan();
         assert!(left.in_force().iter().all(|e| e.network == "default") && left.members().count() == 3);
+    });
+}
+
+/// On the kernel's plane wherever it runs: what comes from an address outside of the networks is shaped where it arrives.
+#[test]
+fn a_link_from_outside_is_shaped_where_it_arrives() {
+    everywhere("a_link_from_outside_is_shaped_where_it_arrives", |ports| async move {
+        let mut run = run(&[("a", 1), ("b", 1)], vec![default_network()]);
+        run.settings.plane = Plane::Kernel;
+        let narrow = LinkShape { bandwidth: Some(8_000_000), ..LinkShape::default() };
+        let from = Endpoint::Subnet("192.0.2.0/24".parse().unwrap());
+        run.links = vec![Link { from, ..link("a", "a", false, narrow) }];
+        let lab = LabNetwork::start(&run, ports).unwrap();
+        let (one, two) = (appear(&lab, "a", 0).await, appear(&lab, "b", 0).await);
+        assert!(one.stdout("tc qdisc show").contains("dev tg-in"), "{}", one.stdout("tc qdisc show"));
+        assert!(!two.stdout("ip -o link").contains("tg-in"), "nothing is declared for it");
+        two.stdout("ip addr add 192.0.2.9/32 dev data");
+        two.run("ping -n -c 3 -i 0.05 -W 1 -I 192.0.2.9 16.0.0.2");
+        let shown = lab.show().unwrap();
+        let class =
+            shown.classes.iter().find(|class| class.name.starts_with("192.0.2.0/24 -> a[0]/default link 0"));
+        let class = class.unwrap_or_else(|| panic!("{:?}", shown.classes));
+        assert_eq!((class.passed.packets, class.shape.bandwidth), (3, Some(8_000_000)));
     });
 }

@@ -269,3 +269,45 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn strangers_are_shaped_by_their_address_and_whoever_is_known_is_not() {
+    let stranger = |text: &str| Endpoint::Subnet(net(text));
+    let mut plan = three(vec![
+        link(Endpoint::All, Endpoint::All, true, ms(1)),
+        link(stranger("192.0.2.0/24"), group("a"), false, ms(2)),
+        link(group("a"), stranger("198.51.100.0/24"), true, ms(3)),
+        link(stranger("16.0.0.0/8"), group("a"), false, ms(4)),
+        link(stranger("192.0.2.7/32"), Endpoint::Instance(InstanceName::new("a", 1)), false, ms(5)),
+    ]);
+    let known = [net("16.0.0.0/16")];
+    let seen = |plan: &Plan, to: u32, from: &str| {
+        let table = plan.incoming(PortId(to), &known);
+        let found = table.iter().find(|(prefix, _)| prefix.contains(&ip(from)));
+        found.map_or(0, |(_, decision)| decision.shape.latency.as_millis() as u64)
+    };
+    assert_eq!(
+        ["192.0.2.7", "198.51.100.9", "16.0.0.3", "16.9.0.3", "8.8.8.8"].map(|from| seen(&plan, 0, from)),
+        [2, 3, 0, 4, 0]
+    );
+    assert_eq!(["192.0.2.7", "192.0.2.8"].map(|from| seen(&plan, 1, from)), [5, 2]);
+    assert_eq!(plan.incoming(PortId(2), &known), [], "no link of a stranger's leads there");
+    assert_eq!(plan.incoming(PortId(9), &known), [], "nobody is there");
+    let class = plan
+        .incoming(PortId(0), &known)
+        .iter()
+        .find(|(prefix, _)| *prefix == net("192.0.2.0/24"))
+        .unwrap()
+        .1
+        .class;
+    assert_eq!(class, ClassId::Link { from: PortId(u32::MAX), to: PortId(0), link: 1 });
+
+    plan.overlay(vec![overlay(0, stranger("192.0.2.0/25"), group("a"), false, ms(9))]);
+    assert_eq!(["192.0.2.7", "192.0.2.200"].map(|from| seen(&plan, 0, from)), [9, 2]);
+    let (from, to, network) = (stranger("192.0.2.0/24"), Endpoint::All, "default".to_owned());
+    plan.lift(vec![Lift { id: 1, from, to, both_ways: true, network }]);
+    assert_eq!(["192.0.2.7", "192.0.2.200"].map(|from| seen(&plan, 0, from)), [2, 2]);
+    // Where all that is named is known, nothing takes a detour.
+    let inside = three(vec![link(stranger("16.0.0.0/24"), group("a"), false, ms(4))]);
+    assert_eq!(inside.incoming(PortId(0), &known), []);
+}

@@ -2,6 +2,8 @@
 //! whoever runs the tests and, where that is root, as an ordinary user in a user namespace too.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
+pub mod cable;
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Output};

@@ -13,11 +13,13 @@ pub use interface::{Counters, Interface, KernelError, Others};
 pub use refusal::{Abilities, Wishes, refusals, unsupported};
 pub use wanted::{ClassKey, Wanted, Way};
 
+mod arrivals;
 mod carry;
 mod interface;
 mod program;
 mod refusal;
 mod state;
+mod tree;
 mod wanted;
 
 /// The bucket at an interface's root: `7467:`, "tg".

@@ -16,6 +16,15 @@ pub(super) type Program = Vec<BpfInstruction>;
 /// A class by its minor number; 0: the packet passes unshaped.
 pub(super) type Minor = u16;
 
+/// Which end of a packet a table is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Where it goes.
+    Destination,
+    /// Where it comes from.
+    Source,
+}
+
 /// What the search ends with; none: another program knows.
 type Verdict = Option<Minor>;
 /// From this address on, up to the next one.
@@ -26,24 +35,24 @@ const MOST: usize = 2000;
 
 /// The programs for a table of prefixes, of which the longest that an address is in counts; addresses in none pass unshaped.
 /// No two of the programs know the same address. ARP and neighbour discovery pass unshaped, as does all that is not IP.
-pub(super) fn compile(table: &[(IpNet, Minor)]) -> Vec<Program> {
+pub(super) fn compile(table: &[(IpNet, Minor)], end: End) -> Vec<Program> {
     let mut programs = Vec::new();
     for family in [Family::V4, Family::V6] {
         let breaks = family.breaks(table);
         // Where everything passes unshaped no program has to say so.
         if breaks.iter().any(|(_, minor)| *minor != Some(0)) {
-            family.slices(&breaks, &mut programs);
+            family.slices(&breaks, end, &mut programs);
         }
     }
     programs
 }
 
-/// The class that programs put a packet to an address into; none when no program knows it.
-pub(super) fn look_up(programs: &[Program], address: IpAddr) -> Option<Minor> {
+/// The class that programs put a packet to, or from, an address into; none when no program knows it.
+pub(super) fn look_up(programs: &[Program], address: IpAddr, end: End) -> Option<Minor> {
     let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
     let mut frame = vec![0; 14 + 40];
     frame[12..14].copy_from_slice(&family.ethertype().to_be_bytes());
-    let at = 14 + family.offset() as usize;
+    let at = 14 + family.offset(end) as usize;
     match address {
         IpAddr::V4(v4) => frame[at..at + 4].copy_from_slice(&v4.octets()),
         IpAddr::V6(v6) => frame[at..at + 16].copy_from_slice(&v6.octets()),
@@ -85,11 +94,13 @@ impl Family {
         }
     }
 
-    /// Where the destination is, in bytes from the start of the IP header.
-    fn offset(self) -> u32 {
-        match self {
-            Family::V4 => 16,
-            Family::V6 => 24,
+    /// Where the address is, in bytes from the start of the IP header.
+    fn offset(self, end: End) -> u32 {
+        match (self, end) {
+            (Family::V4, End::Source) => 12,
+            (Family::V4, End::Destination) => 16,
+            (Family::V6, End::Source) => 8,
+            (Family::V6, End::Destination) => 24,
         }
     }
 
@@ -132,17 +143,17 @@ impl Family {
     }
 
     /// One program, or several that know a part of the addresses each.
-    fn slices(self, breaks: &[Break], programs: &mut Vec<Program>) {
+    fn slices(self, breaks: &[Break], end: End, programs: &mut Vec<Program>) {
         let mut program = self.head();
-        program.extend(search_word(breaks, self.words(), self.offset()));
+        program.extend(search_word(breaks, self.words(), self.offset(end)));
         if program.len() <= MOST || breaks.len() < 4 {
             return programs.push(program);
         }
         let (left, right) = breaks.split_at(breaks.len() / 2);
         let left: Vec<Break> = left.iter().copied().chain([(right[0].0, None)]).collect();
         let right: Vec<Break> = std::iter::once((0, None)).chain(right.iter().copied()).collect();
-        self.slices(&left, programs);
-        self.slices(&right, programs);
+        self.slices(&left, end, programs);
+        self.slices(&right, end, programs);
     }
 
     /// Ends the program for packets of another family, and for neighbour discovery; X is where the IP header begins.
@@ -330,34 +341,37 @@ mod tests {
         of.max_by_key(|(net, _)| net.prefix_len()).map_or(0, |(_, minor)| *minor)
     }
 
-    fn agree(table: &[(IpNet, Minor)], programs: &[Program], address: IpAddr) {
-        let found = look_up(programs, address).unwrap_or(0);
+    fn agree(table: &[(IpNet, Minor)], programs: &[Program], address: IpAddr, end: End) {
+        let found = look_up(programs, address, end).unwrap_or(0);
         assert_eq!(found, expected(table, address), "{address} in {table:?}");
     }
 
     #[test]
     fn nothing_to_tell_apart_needs_no_program() {
-        assert_eq!(compile(&[]), Vec::<Program>::new());
-        assert_eq!(compile(&[(net("0.0.0.0/0"), 0), (net("::/0"), 0)]), Vec::<Program>::new());
+        assert_eq!(compile(&[], End::Destination), Vec::<Program>::new());
+        assert_eq!(
+            compile(&[(net("0.0.0.0/0"), 0), (net("::/0"), 0)], End::Destination),
+            Vec::<Program>::new()
+        );
     }
 
     #[test]
     fn four_thousand_rules_are_several_programs_and_a_dozen_comparisons() {
         let rule = |n: u32| (IpNet::from(IpAddr::from(Ipv4Addr::from(0x1000_0000 + 2 * n))), n as Minor + 1);
         let table: Vec<_> = (0..4096).map(rule).chain([(net("0.0.0.0/0"), 5000)]).collect();
-        let programs = compile(&table);
+        let programs = compile(&table, End::Destination);
         assert!((2..20).contains(&programs.len()), "{}", programs.len());
         assert!(programs.iter().all(|program| program.len() <= MOST));
         for n in 0..4096 {
-            agree(&table, &programs, Ipv4Addr::from(0x1000_0000 + 2 * n).into());
-            agree(&table, &programs, Ipv4Addr::from(0x1000_0000 + 2 * n + 1).into());
+            agree(&table, &programs, Ipv4Addr::from(0x1000_0000 + 2 * n).into(), End::Destination);
+            agree(&table, &programs, Ipv4Addr::from(0x1000_0000 + 2 * n + 1).into(), End::Destination);
         }
     }
 
     #[test]
     fn arp_and_neighbour_discovery_pass_and_a_tag_hides_nothing() {
         let table = [(net("0.0.0.0/0"), 7), (net("::/0"), 8)];
-        let programs = compile(&table);
+        let programs = compile(&table, End::Destination);
         let answer = |frame: &[u8]| programs.iter().map(|p| run(p, frame)).find(|answer| *answer != 0);
         let mut frame = vec![0u8; 64];
         frame[12..14].copy_from_slice(&[0x08, 0x06]);
@@ -393,7 +407,7 @@ mod tests {
             prefixes in prop::collection::btree_map(prefix(), 0u16..9, 0..40),
         ) {
             let table: Vec<(IpNet, Minor)> = prefixes.into_iter().collect();
-            let programs = compile(&table);
+            let programs = [End::Destination, End::Source].map(|end| (end, compile(&table, end)));
             let ends = table.iter().flat_map(|(net, _)| [net.network(), net.broadcast()]);
             let beside = ends.flat_map(|end| match end {
                 IpAddr::V4(v4) => {
@@ -405,7 +419,9 @@ mod tests {
                 }
             });
             for address in beside {
-                agree(&table, &programs, address);
+                for (end, programs) in &programs {
+                    agree(&table, programs, address, *end);
+                }
             }
         }
     }

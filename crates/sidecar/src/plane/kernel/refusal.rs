@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use testground_linux::netns::NetnsError;
 use testground_linux::tc::{Ability, AbilityState, abilities};
 use testground_model::run::Run;
 use testground_model::shape::{Discipline, LinkShape, Loss, QueueLimit};
-use testground_model::topology::Action;
+use testground_model::topology::{Action, Endpoint};
 
 use super::carry::Pacing;
 use crate::plan::words;
@@ -34,6 +35,9 @@ pub struct Wishes {
 /// Without these there is no such plane.
 const NEEDED: [Ability; 4] = [Ability::Veth, Ability::Htb, Ability::Tbf, Ability::Bpf];
 
+/// Without these nothing can be shaped that arrives from strangers.
+const FOR_ARRIVALS: [Ability; 3] = [Ability::Ifb, Ability::Clsact, Ability::Mirred];
+
 /// Everything in a run that this plane can't do with these abilities (the default has all), with the reason; empty when it
 /// can do all of it.
 pub fn refusals(run: &Run, wishes: Wishes, abilities: &Abilities) -> Vec<String> {
@@ -46,6 +50,12 @@ pub fn refusals(run: &Run, wishes: Wishes, abilities: &Abilities) -> Vec<String>
     for link in &run.links {
         look(ends(&link.from, &link.to, link.both_ways), &link.shape);
     }
+    let declared = run.links.iter().map(|l| (&l.network, &l.from, &l.to, l.both_ways));
+    let changed = run.timeline.iter().map(|c| (&c.network, &c.from, &c.to, c.both_ways));
+    let from_strangers = declared
+        .chain(changed)
+        .find(|(network, from, to, both_ways)| is_from_strangers(run, network, from, to, *both_ways))
+        .map(|(_, from, to, both_ways)| ends(from, to, both_ways));
     let timeline = Timeline::new(&run.timeline, &run.links);
     let mut traces = Vec::new();
     for change in &run.timeline {
@@ -69,6 +79,10 @@ pub fn refusals(run: &Run, wishes: Wishes, abilities: &Abilities) -> Vec<String>
         }
     }
     found.append(&mut traces);
+    let lacking = FOR_ARRIVALS.into_iter().find_map(|ability| abilities.lacks(ability));
+    if let (Some(whose), Some(lacking)) = (from_strangers, lacking) {
+        found.push(format!("{whose}: what arrives from there can't be shaped: {lacking}"));
+    }
     if wishes.replay && chance {
         found.push(
             "a seed for shapes with chance (loss, jitter and the like): the kernel draws by itself, and can't repeat it"
@@ -146,6 +160,18 @@ pub fn unsupported(shape: &LinkShape, abilities: &Abilities) -> Option<String> {
     lacking.map(ToString::to_string)
 }
 
+/// Whether a link is also from addresses that are not in its network, so that only the receiver's side can shape it.
+fn is_from_strangers(run: &Run, network: &str, from: &Endpoint, to: &Endpoint, both_ways: bool) -> bool {
+    let networks = run.networks.iter().filter(|n| n.name == network);
+    let known: Vec<IpNet> =
+        networks.flat_map(|n| std::iter::once(IpNet::V4(n.subnet)).chain(n.subnet6.map(IpNet::V6))).collect();
+    let strange = |end: &Endpoint| match end {
+        Endpoint::Subnet(net) => !known.iter().any(|known| known.contains(net)),
+        _ => false,
+    };
+    strange(from) || both_ways && strange(to)
+}
+
 fn has_chance(shape: &LinkShape) -> bool {
     let loses = match shape.loss {
         Loss::Random(chance) => !chance.is_never() && chance.percent < 100.0,
@@ -155,11 +181,7 @@ fn has_chance(shape: &LinkShape) -> bool {
     loses || !shape.jitter.spread.is_zero() || chances.iter().any(|chance| !chance.is_never())
 }
 
-fn ends(
-    from: &testground_model::topology::Endpoint,
-    to: &testground_model::topology::Endpoint,
-    both_ways: bool,
-) -> String {
+fn ends(from: &Endpoint, to: &Endpoint, both_ways: bool) -> String {
     format!("{} {} {}", words(from), if both_ways { "<->" } else { "->" }, words(to))
 }
 

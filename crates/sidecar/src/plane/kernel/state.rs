@@ -310,7 +310,7 @@ mod tests {
     use proptest::prelude::*;
     use testground_linux::tc::Netem;
 
-    use super::super::program::compile;
+    use super::super::program::{End, compile};
     use super::*;
 
     fn leaf(delay: u64) -> Leaf {
@@ -323,7 +323,7 @@ mod tests {
         Target {
             longest,
             classes: classes.iter().map(|(m, delay)| (*m, (HtbClass::of_rate(1000), leaf(*delay)))).collect(),
-            programs: compile(&table),
+            programs: compile(&table, End::Destination),
         }
     }
 

@@ -43,6 +43,9 @@ pub struct Wanted {
     pub routes: BTreeMap<IpNet, Way>,
     /// Bytes of the longest packet that may pass whole, where super-packets have to be cut.
     pub longest: Option<u32>,
+    /// What must be in force for what arrives from strangers, where any of it is shaped: its table is of prefixes that packets
+    /// come from, and it has no routes.
+    pub incoming: Option<Box<Wanted>>,
 }
 
 /// A route of the plane's.
@@ -60,11 +63,19 @@ const HEADERS: u32 = 18;
 // === impl Wanted ===
 
 impl Wanted {
-    /// What a plan wants of the interface of a port whose networks are these.
+    /// What a plan wants of the interface of a port whose networks are these: senders in them are known, all others strangers.
     pub fn of(plan: &Plan, port: PortId, subnets: &[IpNet], mtu: u32, pacing: Pacing) -> Wanted {
         let decisions = plan.outgoing(port);
-        let mut wanted = Wanted { routes: routes(&decisions, subnets), ..Wanted::default() };
-        for (prefix, decision) in &decisions {
+        let strangers = plan.incoming(port, subnets);
+        let incoming = (!strangers.is_empty()).then(|| Box::new(Wanted::carrying(&strangers, mtu, pacing)));
+        let routes = routes(&decisions, subnets);
+        Wanted { routes, incoming, ..Wanted::carrying(&decisions, mtu, pacing) }
+    }
+
+    /// The classes of these decisions, and which prefix is in which.
+    fn carrying(decisions: &[(IpNet, Decision)], mtu: u32, pacing: Pacing) -> Wanted {
+        let mut wanted = Wanted::default();
+        for (prefix, decision) in decisions {
             let key = key(decision);
             if let Some(key) = key {
                 if acts_per_packet(&decision.shape) {

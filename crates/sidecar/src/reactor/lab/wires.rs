@@ -266,14 +266,21 @@ impl End {
         let link = counters.link;
         let wanted = self.interface.wanted();
         let mut own_drops: std::collections::BTreeMap<String, u64> = Default::default();
-        for (key, (shape, stats)) in &counters.classes {
+        let leaving = counters.classes.iter().map(|(key, passed)| {
+            (key, passed, self.name.clone(), receivers(plan, wanted, *key, port, &network))
+        });
+        let arriving = counters.incoming.iter().map(|(key, passed)| {
+            let from =
+                wanted.incoming.as_deref().map(|incoming| prefixes(incoming, *key)).unwrap_or_default();
+            (key, passed, from, self.name.clone())
+        });
+        for (key, (shape, stats), from, to) in leaving.chain(arriving) {
             let passed = Traffic { packets: stats.packets, bytes: stats.bytes };
             let cause = cause(shape);
             let drops = (stats.drops > 0).then(|| (cause.to_owned(), stats.drops));
             if let Some((cause, count)) = drops.clone() {
                 *own_drops.entry(cause).or_default() += count;
             }
-            let to = receivers(plan, wanted, *key, port, &network);
             let layer = match key {
                 ClassKey::Default => "default".to_owned(),
                 ClassKey::Rule(rule) => format!("rule {rule}"),
@@ -287,14 +294,14 @@ impl End {
                 continue;
             }
             snapshot.classes.push(ClassView {
-                name: format!("{} -> {to} {layer}", self.name),
+                name: format!("{from} -> {to} {layer}"),
                 shape: (**shape).clone(),
                 passed,
                 drops: drops.clone().into_iter().collect(),
                 backlog_ns,
             });
             snapshot.links.push(LinkView {
-                from: self.name.clone(),
+                from,
                 to,
                 seen: stats.packets + stats.drops + u64::from(stats.queued_packets),
                 delivered: passed,
@@ -348,13 +355,15 @@ fn receivers(plan: &Plan, wanted: &Wanted, key: ClassKey, sender: PortId, networ
     let mut owners: Vec<PortId> = owners.filter(|owner| *owner != sender).collect();
     owners.sort_unstable();
     owners.dedup();
-    let nets = || {
-        let nets = wanted.table.iter().filter(|(_, of)| *of == Some(key)).map(|(net, _)| net.to_string());
-        nets.collect::<Vec<_>>().join(" ")
-    };
     match owners[..] {
-        [] => nets(),
-        [one] => name(one).unwrap_or_else(nets),
+        [] => prefixes(wanted, key),
+        [one] => name(one).unwrap_or_else(|| prefixes(wanted, key)),
         [one, ..] => format!("{} and {} more", name(one).unwrap_or_default(), owners.len() - 1),
     }
+}
+
+/// The prefixes of a class.
+fn prefixes(wanted: &Wanted, key: ClassKey) -> String {
+    let nets = wanted.table.iter().filter(|(_, of)| *of == Some(key)).map(|(net, _)| net.to_string());
+    nets.collect::<Vec<_>>().join(" ")
 }
