@@ -1,7 +1,7 @@
 //! The switch against a veth pair of the same machine, in the same run. One JSON line a figure.
 //!
 //! `cargo bench -p testground-sidecar --bench switch [-- FILTER...]`, as root. Filters: `unshaped`, `rate` (rates in
-//! Mbit/s may follow), `delayed`, `lateness`, `ports`, `memory`, `inside`.
+//! Mbit/s may follow), `delayed`, `lateness`, `ports`, `memory`, `inside`, `rules` (the kernel's plane beside it).
 
 #[path = "../tests/lab_support/mod.rs"]
 mod lab_support;
@@ -14,6 +14,8 @@ mod inside;
 mod load;
 #[path = "switch/peer.rs"]
 mod peer;
+#[path = "switch/rules.rs"]
+mod rules;
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +34,7 @@ fn main() {
     }
     let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| f == name);
-    let benches: [(&str, fn()); 7] = [
+    let benches: [(&str, fn()); 8] = [
         ("unshaped", unshaped),
         ("rate", rate),
         ("delayed", delayed),
@@ -40,6 +42,7 @@ fn main() {
         ("ports", ports),
         ("memory", memory),
         ("inside", inside),
+        ("rules", rules::rules),
     ];
     for (name, bench) in benches {
         if wanted(name) {

@@ -101,7 +101,7 @@ pub(crate) fn goodput(a: &Host, b: &Host, seconds: u32) -> (f64, f64) {
 }
 
 /// Datagrams of 64 bytes on the wire that arrive per second when as many as possible are sent.
-fn flood(a: &Host, b: &Host, time: Duration) -> f64 {
+pub(crate) fn flood(a: &Host, b: &Host, time: Duration) -> f64 {
     let receiver = b.inside(|| UdpSocket::bind((b.v4, 9000)).unwrap());
     let sender = a.inside(|| UdpSocket::bind((a.v4, 0)).unwrap());
     sender.connect((b.v4, 9000)).unwrap();
