@@ -27,7 +27,7 @@ pub(super) struct Args {
     /// Variation of the delay.
     #[arg(long, value_parser = duration)]
     jitter: Option<Duration>,
-    /// Bits a second, such as 10Mbit.
+    /// Bits a second, such as 10Mbit/s.
     #[arg(long, value_parser = rate)]
     bandwidth: Option<u64>,
     /// Percent of packets that are lost.
