@@ -1,8 +1,8 @@
 //! What must be in force: for each packet from a port to an address, the class it travels in and that class's shape.
 //!
 //! Pure, and above both planes: the switch asks [`Plan::resolve`] for the first packet between two parties, the kernel
-//! plane enumerates the same answers with [`Plan::outgoing`], and what strangers send with [`Plan::incoming`]. Who may ask for what belongs in `request`; carrying it
-//! out belongs in the planes.
+//! plane enumerates the same answers with [`Plan::outgoing`], and what strangers send with [`Plan::incoming`]. Who may ask
+//! for what belongs in `request`; carrying it out belongs in the planes.
 //!
 //! Precedence, highest first: a declared change of the timeline; the sender's own rule with the longest prefix (the
 //! later one of equals); the sender's own default, unless it is without any effect; the last declared link that
