@@ -78,6 +78,9 @@ impl Arrivals {
             past: Passed::default(),
         };
         let Some(link) = sockets.route.link(&ifb).map_err(|e| refused(name, e))? else { return Ok(arrivals) };
+        if !link.up {
+            sockets.route.apply(&[up(link.index)]).map_err(|e| refused(name, e))?;
+        }
         // Nobody else has a say on a device of this plane.
         arrivals.ifb = Some(Tree::adopt(&ifb, link.index, End::Source, Others::Replace, sockets)?);
         let place = arrivals.place(&mut sockets.tc).map_err(|e| refused(name, e))?;
@@ -217,10 +220,9 @@ impl Arrivals {
         made.map_err(|source| self.missing_or_refused(source))?;
         let link = sockets.route.link(&name).map_err(|e| refused(&self.name, e))?;
         let link = link.ok_or_else(|| KernelError::Vanished { interface: name.clone() })?;
-        let up = Change::Link(LinkChange { up: Some(true), ..LinkChange::new(link.index) });
         let tree = sockets
             .route
-            .apply(&[up])
+            .apply(&[up(link.index)])
             .map_err(|source| refused(&self.name, source))
             .and_then(|()| Tree::adopt(&name, link.index, End::Source, Others::Replace, sockets));
         match tree {
@@ -279,6 +281,11 @@ impl Arrivals {
             None => refused(&self.name, source),
         }
     }
+}
+
+/// A device for nothing but packets of another interface: it has no address, and says nothing by itself.
+fn up(index: u32) -> Change<'static> {
+    Change::Link(LinkChange { up: Some(true), link_local: Some(false), ..LinkChange::new(index) })
 }
 
 /// The filter by which all that arrives goes there.
