@@ -32,6 +32,12 @@ kubelet-oracle +FILES:
 fuzz CRATE TARGET SECONDS="600":
     cd crates/{{CRATE}} && cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}}
 
+# Every fuzz target, one after the other.
+fuzz-each SECONDS="120":
+    for crate in model pod sidecar sync; do \
+        (cd crates/$crate && for target in $(cargo +nightly fuzz list); do \
+            cargo +nightly fuzz run "$target" -- -max_total_time={{SECONDS}} || exit 1; done) || exit 1; done
+
 # A plan again and again until it fails; every round tells its seed.
 soak PLAN="plans/quickstart" ROUNDS="500":
     cargo run --release -- run {{PLAN}} --repeat {{ROUNDS}} --until-fail
