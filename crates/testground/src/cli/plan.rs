@@ -23,7 +23,7 @@ enum What {
         #[command(flatten)]
         plan: Named,
         /// The language it is written in.
-        #[arg(short, long, default_value = "go")]
+        #[arg(short, long, visible_alias = "language", default_value = "go")]
         target: Language,
         /// The path of a Go plan's module.
         #[arg(long, default_value = "github.com/your/module/name")]

@@ -253,7 +253,7 @@ fn new_rust_and_javascript_plans_run_at_once() {
     session.env = env;
     compiled_once(&session);
     for target in ["rust", "js"] {
-        let made = session.testground(&["plan", "create", target, "--target", target]);
+        let made = session.testground(&["plan", "create", target, "--language", target]);
         assert_eq!(made.code, Some(0), "{made:?}");
         let run = session.testground(&["run", target]);
         assert!(run.code == Some(0) && run.stdout.contains("success (nodes:3/3)"), "{run:?}");
