@@ -22,6 +22,7 @@ use testground_model::single::Single;
 use testground_model::units;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::duration;
 use super::run::prepare::{self, Mistaken};
 use super::run::{link, watch};
 
@@ -261,8 +262,4 @@ fn counted(artifacts: usize) -> String {
 /// Nanoseconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    units::duration(text).map_err(|e| e.to_string())
 }

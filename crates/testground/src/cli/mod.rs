@@ -29,10 +29,12 @@ mod version;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode as ProcessExit;
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::CompleteEnv;
 use testground_model::outcome::ExitCode;
+use testground_model::units;
 
 /// Test distributed systems: real programs, their sidecars, and a network whose every link you choose.
 #[derive(Debug, Parser)]
@@ -140,6 +142,11 @@ fn log_to_stderr(verbose: bool) {
     let colours = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _ = log.with_ansi(colours).try_init();
+}
+
+/// A duration as an argument.
+fn duration(text: &str) -> Result<Duration, String> {
+    units::duration(text).map_err(|e| e.to_string())
 }
 
 fn exit_codes() -> String {

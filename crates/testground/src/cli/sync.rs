@@ -14,6 +14,8 @@ use testground_sync::GcReport;
 use testground_sync::client::{Address, Client, ClientError, ClientOptions, DEFAULT_PORT};
 use testground_sync::engine::{Kind, Sweep};
 
+use super::duration;
+
 /// Coordinate with the other instances of a run, from a shell.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -268,8 +270,4 @@ impl Instance {
             ),
         }
     }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    units::duration(text).map_err(|e| e.to_string())
 }

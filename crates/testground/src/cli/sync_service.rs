@@ -11,6 +11,8 @@ use testground_sync::server::{Collect, Options, Service};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::duration;
+
 /// Serve signals, barriers and topics to the instances of any number of runs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -122,10 +124,6 @@ fn raise_descriptor_limit() {
     if let Err(e) = setrlimit(Resource::Nofile, limit) {
         tracing::debug!("the limit on open files stays as it is: {e}");
     }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    units::duration(text).map_err(|e| e.to_string())
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -16,7 +16,7 @@ use clap::Subcommand;
 use testground_model::outcome::ExitCode;
 use testground_model::run::Plane;
 
-use super::dynamic;
+use super::{duration, dynamic};
 
 /// Run a plan: its directory, a composition, or a single group.
 #[derive(Debug, clap::Args)]
@@ -210,8 +210,4 @@ pub(crate) fn run(args: Args, verbose: bool) -> anyhow::Result<ExitCode> {
         return Ok(code);
     }
     watch::all(&prepared, &common, verbose)
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    testground_model::units::duration(text).map_err(|e| e.to_string())
 }
