@@ -1,12 +1,13 @@
 //! What strangers send to an interface on the kernel's plane, asked of `tc`, `ip`, `ping` and iperf3: HTB's rates on this
 //! machine's kernel, and all of a shape in a guest's that has netem.
 
+use std::ops::Range;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use lab_support::cable::{Cable, ME, narrow, of_plan_by, output, plan};
-use lab_support::once;
+use lab_support::{PATIENCE, first_in_line, once};
 use serde_json::Value;
 use testground_linux::netns::Netns;
 use testground_linux::route::{Change, Route, RouteKind, RouteSocket};
@@ -104,21 +105,29 @@ fn mbit(there: &Netns, source: &str) -> f64 {
     goodput.unwrap_or_else(|| panic!("{report:#}")) / 1448.0 * 1514.0 / 1e6
 }
 
+/// Measures again until the value is as it should be: a machine that is busy with something else makes one late, or has it save
+/// up for a moment, and a wrong shape is wrong every time.
+fn comes_to(measure: impl Fn() -> f64, wanted: Range<f64>) {
+    let (begun, mut seen) = (Instant::now(), Vec::new());
+    while !seen.last().is_some_and(|value| wanted.contains(value)) {
+        assert!(begun.elapsed() < PATIENCE, "{seen:.2?} instead of {wanted:?}");
+        seen.push(measure());
+    }
+}
+
 #[test]
 fn a_stranger_s_rate_is_held_by_the_receiver_and_nobody_else_s() {
-    once("a_stranger_s_rate_is_held_by_the_receiver_and_nobody_else_s", || {
+    first_in_line("a_stranger_s_rate_is_held_by_the_receiver_and_nobody_else_s", || {
         let cable = cable();
         let mut interface = cable.adopt(Others::Leave).unwrap();
         let _server = Server::start();
         for rate in [10, 40] {
             interface.apply(&wanted(vec![from("192.0.2.0/24", narrow(rate))])).unwrap();
-            // Whoever is late has less; a class that lets more through is wrong whoever is late.
-            let best = (0..3).map(|_| mbit(&cable.there, STRANGER)).fold(0.0, f64::max);
             let asked = rate as f64;
-            assert!((asked * 0.9..asked * 1.05).contains(&best), "{best} Mbit/s instead of {asked}");
+            comes_to(|| mbit(&cable.there, STRANGER), asked * 0.9..asked * 1.05);
         }
-        let known = mbit(&cable.there, "10.0.0.2");
-        assert!(known > 60.0, "{known} Mbit/s: nobody asked for a shape");
+        // Nobody asked for a shape.
+        comes_to(|| mbit(&cable.there, "10.0.0.2"), 60.0..f64::MAX);
 
         let device = device(&cable);
         let qdiscs = json(&format!("tc -j -s qdisc show dev {device}"));
@@ -136,7 +145,7 @@ fn a_stranger_s_rate_is_held_by_the_receiver_and_nobody_else_s() {
 
 #[test]
 fn a_stranger_is_late_and_loses_as_asked_where_the_kernel_has_netem() {
-    once("a_stranger_is_late_and_loses_as_asked_where_the_kernel_has_netem", || {
+    first_in_line("a_stranger_is_late_and_loses_as_asked_where_the_kernel_has_netem", || {
         let late = LinkShape { latency: Duration::from_millis(30), ..LinkShape::default() };
         if pacing() == Pacing::Htb {
             let why = unsupported(&late, &Abilities::probe().unwrap()).unwrap();
@@ -156,9 +165,8 @@ fn a_stranger_is_late_and_loses_as_asked_where_the_kernel_has_netem() {
         };
         // Only the way there is a stranger's: answers are not late.
         interface.apply(&wanted(vec![from("192.0.2.1/32", late.clone())])).unwrap();
-        let best = (0..3).map(|_| ping(STRANGER, 50).1).fold(f64::MAX, f64::min);
-        assert!((30.0..30.9).contains(&best), "{best} ms");
-        assert!((0..3).map(|_| ping("10.0.0.2", 20).1).fold(f64::MAX, f64::min) < 1.0);
+        comes_to(|| ping(STRANGER, 50).1, 30.0..30.9);
+        comes_to(|| ping("10.0.0.2", 20).1, 0.0..1.0);
         let lossy = LinkShape { loss: Loss::Random(Chance::percent(20.0)), ..LinkShape::default() };
         interface.apply(&wanted(vec![from("192.0.2.1/32", lossy)])).unwrap();
         let (lost, _) = ping(STRANGER, 1000);
