@@ -85,17 +85,6 @@ pub(super) const fn leaf_handle(minor: Minor) -> Handle {
     Handle::new(0x8000 + minor, 0)
 }
 
-/// Whether the queue of such a class would lie before the tree, or the bucket around it, wherever the kernel looks for these. It
-/// keeps the queues of a device in 16 lists by handle (`hash_32` of linux/hash.h), the latest first, and looks for the tree with
-/// every message about a class: with thousands of classes that was most of the time.
-pub(super) const fn is_in_the_way(minor: Minor) -> bool {
-    const fn list(handle: Handle) -> u32 {
-        handle.0.wrapping_mul(0x61c8_8647) >> 28
-    }
-    let found = list(leaf_handle(minor));
-    found == list(TREE) || found == list(ROOT)
-}
-
 pub(super) const fn class_handle(minor: Minor) -> Handle {
     Handle::new(TREE.major(), minor)
 }
@@ -403,13 +392,6 @@ mod tests {
         assert_eq!((state.steps(&cut).make.len(), state.steps(&cut).len()), (1, 1));
         let state = reached(&state, &cut);
         assert_eq!((state.steps(&whole).clear.len(), state.steps(&whole).len()), (1, 1));
-    }
-
-    #[test]
-    fn enough_numbers_are_not_in_the_way() {
-        let used = (1..=0x3fff).filter(|minor| !is_in_the_way(*minor)).count();
-        assert!(used >= super::super::tree::MOST_CLASSES, "{used}");
-        assert_eq!((1..=30).filter(|minor| is_in_the_way(*minor)).collect::<Vec<_>>(), [8, 9, 10, 29, 30]);
     }
 
     #[test]

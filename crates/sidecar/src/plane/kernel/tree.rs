@@ -14,7 +14,7 @@ use testground_model::shape::LinkShape;
 use super::TREE;
 use super::interface::{KernelError, Others, refused};
 use super::program::{End, Minor, compile, look_up};
-use super::state::{Root, State, Target, WHOLE, is_in_the_way, leaf_handle};
+use super::state::{Root, State, Target, WHOLE, leaf_handle};
 use super::wanted::{ClassKey, Wanted, Way};
 
 /// The conversations about one network namespace.
@@ -45,10 +45,8 @@ pub(super) struct Tree {
     past: Passed,
 }
 
-/// Numbers of classes, and of the qdiscs below them; a few thousand of them are not used.
-const LAST_CLASS: Minor = 0x3fff;
-/// How many classes a device has at most.
-pub(super) const MOST_CLASSES: usize = 14_000;
+/// Numbers of classes, and of the qdiscs below them.
+pub(super) const MOST_CLASSES: usize = 0x3fff;
 /// The metric of this plane's routes, by which they are known.
 const METRIC: u32 = 0x7467;
 /// The routing table for everything.
@@ -235,9 +233,8 @@ impl Tree {
         }
         let total = wanted.classes.len() + self.state.classes.len();
         let too_many = || KernelError::TooMany { interface: self.name.clone(), wanted: total };
-        let mut free = (1..=LAST_CLASS)
-            .filter(|minor| !taken.contains(minor) && !self.state.classes.contains_key(minor))
-            .filter(|minor| !is_in_the_way(*minor));
+        let mut free = (1..=MOST_CLASSES as Minor)
+            .filter(|minor| !taken.contains(minor) && !self.state.classes.contains_key(minor));
         for key in wanted.classes.keys().filter(|key| !places.contains_key(key)).collect::<Vec<_>>() {
             places.insert(*key, free.next().ok_or_else(too_many)?);
         }
