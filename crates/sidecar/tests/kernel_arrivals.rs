@@ -164,7 +164,7 @@ fn a_stranger_is_late_and_loses_as_asked_where_the_kernel_has_netem() {
             (number("received,", '%'), number("mdev = ", '/'))
         };
         // Only the way there is a stranger's: answers are not late.
-        interface.apply(&wanted(vec![from("192.0.2.1/32", late.clone())])).unwrap();
+        interface.apply(&wanted(vec![from("192.0.2.1/32", late)])).unwrap();
         comes_to(|| ping(STRANGER, 50).1, 30.0..30.9);
         comes_to(|| ping("10.0.0.2", 20).1, 0.0..1.0);
         let lossy = LinkShape { loss: Loss::Random(Chance::percent(20.0)), ..LinkShape::default() };
