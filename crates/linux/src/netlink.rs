@@ -117,6 +117,8 @@ pub(crate) struct Netlink {
     buffer: Vec<u8>,
     /// How many requests one system call carries.
     batch: usize,
+    /// Whether something was passed over, or lost, while an answer was read: an event, it may be.
+    passed_over: bool,
 }
 
 /// How long an answer is waited for. The kernel answers in the call itself, so this only bounds what is broken.
@@ -147,7 +149,7 @@ impl Netlink {
         }
         rustix::net::sockopt::set_socket_timeout(socket.as_fd(), Timeout::Recv, Some(PATIENCE))
             .map_err(|errno| open(errno.into()))?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(ROOM), batch: BATCH })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(ROOM), batch: BATCH, passed_over: false })
     }
 
     /// Makes each request, many of them in one system call. The kernel goes on after one that fails; the results are in
@@ -186,6 +188,7 @@ impl Netlink {
             for parsed in Messages::new(&self.buffer) {
                 let parsed = parsed.map_err(|reason| NetlinkError::Malformed { what: what(), reason })?;
                 if parsed.sequence != self.sequence {
+                    self.passed_over = true;
                     continue;
                 }
                 if parsed.kind == NLMSG_ERROR {
@@ -224,11 +227,16 @@ impl Netlink {
         // Before the first look, so that nothing happens unseen between the two.
         self.socket.add_membership(group).map_err(|source| NetlinkError::Open { source })?;
         let found = loop {
+            self.passed_over = false;
             match look(self) {
                 Ok(None) => {}
                 other => break other,
             }
             let left = deadline.saturating_duration_since(Instant::now());
+            // What came while the answer was read may not be in it, and will not come again.
+            if self.passed_over && !left.is_zero() {
+                continue;
+            }
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
             match rustix::event::poll(&mut fds, Some(&timeout)) {
@@ -298,7 +306,8 @@ impl Netlink {
         let mut message = Vec::new();
         frame(&mut message, request, NLM_F_DUMP | request.flags, self.sequence);
         self.send(&message).map_err(|source| NetlinkError::Socket { what: what(), source })?;
-        let mut collected = Collected { sequence: self.sequence, found: Vec::new(), whole: true };
+        let mut collected =
+            Collected { sequence: self.sequence, found: Vec::new(), whole: true, passed_over: false };
         loop {
             if let Err(trouble) = self.receive() {
                 let overrun = matches!(trouble, Trouble::Overrun);
@@ -307,7 +316,9 @@ impl Netlink {
                 }
                 return Err(trouble.error(what()));
             }
-            if collected.take(&self.buffer, &request.what)? {
+            let whole = collected.take(&self.buffer, &request.what);
+            self.passed_over |= collected.passed_over;
+            if whole? {
                 return Ok(collected.whole.then_some(collected.found));
             }
         }
@@ -332,7 +343,10 @@ impl Netlink {
                 Ok(_) => Ok(()),
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::INTR) => continue,
-                    Some(Errno::NOBUFS) => Err(Trouble::Overrun),
+                    Some(Errno::NOBUFS) => {
+                        self.passed_over = true;
+                        Err(Trouble::Overrun)
+                    }
                     Some(Errno::AGAIN) => Err(Trouble::TimedOut),
                     _ => Err(Trouble::Socket(error)),
                 },
@@ -346,10 +360,10 @@ impl Netlink {
         loop {
             self.buffer.clear();
             match self.socket.recv(&mut self.buffer, libc::MSG_TRUNC) {
-                Ok(_) => continue,
+                Ok(_) => self.passed_over = true,
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::AGAIN) => break,
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::INTR) => continue,
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => continue,
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => self.passed_over = true,
                 Err(source) => return Err(NetlinkError::Open { source }),
             }
         }
@@ -387,6 +401,8 @@ struct Collected {
     /// Whether nothing changed between two of its pieces. (Where the kernel lists without its lock, a change within a piece
     /// goes unsaid: who must be sure looks twice.)
     whole: bool,
+    /// Whether there was anything else among its pieces.
+    passed_over: bool,
 }
 
 impl Collected {
@@ -396,6 +412,7 @@ impl Collected {
             let message =
                 message.map_err(|reason| NetlinkError::Malformed { what: what.to_owned(), reason })?;
             if message.sequence != self.sequence {
+                self.passed_over = true;
                 continue;
             }
             self.whole &= message.flags & NLM_F_DUMP_INTR == 0;
@@ -488,7 +505,7 @@ mod tests {
     }
 
     fn collecting() -> Collected {
-        Collected { sequence: 7, found: Vec::new(), whole: true }
+        Collected { sequence: 7, found: Vec::new(), whole: true, passed_over: false }
     }
 
     #[test]
