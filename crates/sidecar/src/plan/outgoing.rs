@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use testground_model::topology::Endpoint;
 
-use super::{Decision, Destination, Plan, PortId};
+use super::{Decision, Destination, Overlay, Plan, PortId};
 
 impl Plan {
     /// The decisions for whatever a port sends, by destination prefix, longest prefix first: looking an address up
@@ -91,6 +91,25 @@ impl Plan {
         };
         let ports: BTreeSet<PortId> = self.wishes.keys().chain(before.wishes.keys()).copied().collect();
         Touched::Ports(ports.into_iter().filter(differs).collect())
+    }
+}
+
+impl Plan {
+    /// Whether this plan certainly leaves the same pairs unshaped as an earlier one, because only the shapes of declared changes are
+    /// others: a ramp has very many steps, which need not be looked at pair by pair.
+    pub fn differs_in_degree_only(&self, before: &Plan) -> bool {
+        let rest = Arc::ptr_eq(&self.links, &before.links)
+            && Arc::ptr_eq(&self.members, &before.members)
+            && Arc::ptr_eq(&self.wishes, &before.wishes)
+            && self.lifts == before.lifts
+            && self.overlays.len() == before.overlays.len();
+        let unshaped = |o: &Overlay| o.shape.is_transparent() && o.schedule.is_none();
+        let same = |(now, then): (&Overlay, &Overlay)| {
+            unshaped(now) == unshaped(then)
+                && (now.id, &now.from, &now.to, now.both_ways, &now.network)
+                    == (then.id, &then.from, &then.to, then.both_ways, &then.network)
+        };
+        rest && self.overlays.iter().zip(before.overlays.iter()).all(same)
     }
 }
 

@@ -311,3 +311,22 @@ fn strangers_are_shaped_by_their_address_and_whoever_is_known_is_not() {
     let inside = three(vec![link(stranger("16.0.0.0/24"), group("a"), false, ms(4))]);
     assert_eq!(inside.incoming(PortId(0), &known), []);
 }
+
+#[test]
+fn only_other_shapes_of_the_same_changes_are_a_matter_of_degree() {
+    let mut one = three(vec![]);
+    one.overlay(vec![overlay(0, group("a"), group("b"), false, ms(1))]);
+    let with = |change: &dyn Fn(&mut Plan)| {
+        let mut other = one.clone();
+        change(&mut other);
+        other.differs_in_degree_only(&one)
+    };
+    let to = |dest: &str, shape| vec![overlay(0, group("a"), group(dest), false, shape)];
+    assert!(with(&|plan| plan.overlay(to("b", ms(2)))));
+    assert!(!with(&|plan| plan.overlay(to("b", LinkShape::default()))), "it is lifted");
+    assert!(!with(&|plan| plan.overlay(to("a", ms(2)))), "others are meant");
+    assert!(!with(&|plan| plan.overlay(Vec::new())));
+    assert!(!with(&|plan| plan.wish(PortId(1), Wishes::default())));
+    assert!(!with(&|plan| plan.detach(PortId(1))));
+    assert!(!with(&|plan| plan.declare(vec![link(group("a"), group("b"), false, ms(1))])));
+}

@@ -181,6 +181,9 @@ impl Shortcuts {
     /// Blocks the ways that a plan no longer leaves open: what comes on them from now on goes through the switch. The rest is for
     /// [`Shortcuts::settle`], when the switch has the plan, so that no packet passes by a shape that is in force.
     pub(super) fn prepare(&self, plan: &Plan, before: &Plan) -> Result<Rewiring, LabError> {
+        if plan.differs_in_degree_only(before) {
+            return Ok(Rewiring::default());
+        }
         let mut shared = self.shared();
         let touched = plan.touched_since(before);
         let pairs = shared.difference(
