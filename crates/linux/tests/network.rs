@@ -225,6 +225,14 @@ fn neighbours_bridges_and_devices_are_as_ip_shows_them() {
         assert_eq!((kind("br"), kind("in"), kind("a")), ("bridge".into(), "ifb".into(), "veth".into()));
         assert_eq!(find(&shown, "ifname", "br")["linkinfo"]["info_data"]["mcast_snooping"], 0);
         assert_eq!(socket.link("a").unwrap().unwrap().bridge, Some(bridge));
+        let mac = [2, 0x74, 0, 0, 0, 9];
+        socket.apply(&[Change::LearnNothing { index: a }, Change::Forward { index: a, mac }]).unwrap();
+        let port = find(&ip("link"), "ifname", "a")["linkinfo"]["info_slave_data"].clone();
+        assert_eq!((&port["learning"], &port["flood"]), (&false.into(), &true.into()));
+        let table: Value =
+            serde_json::from_str(&common::output("bridge", &["-j", "fdb", "show", "dev", "a"])).unwrap();
+        let entry = find(&table, "mac", "02:74:00:00:00:09");
+        assert_eq!((&entry["state"], &entry["flags"]), (&"static".into(), &serde_json::json!(["sticky"])));
 
         let address: IpAddr = "10.0.0.7".parse().unwrap();
         let v6: IpAddr = "fd00::7".parse().unwrap();

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::link::{
-    InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 
 use super::link::LinkChange;
@@ -71,6 +72,18 @@ pub enum Change<'a> {
     ReplaceRoute(Route),
     /// Removes a route.
     RemoveRoute(Route),
+    /// Has a bridge learn nothing from what a port of it receives: a frame with another's address takes nothing away from that one.
+    LearnNothing {
+        /// The port.
+        index: u32,
+    },
+    /// Makes it known for good to a bridge behind which port a hardware address is.
+    Forward {
+        /// The port.
+        index: u32,
+        /// What is behind it.
+        mac: Mac,
+    },
     /// Makes it known for good which hardware address a neighbour has, in place of what was known.
     SetNeighbour {
         /// The interface.
@@ -160,6 +173,18 @@ impl Change<'_> {
             Self::AddRoute(route) => (RTM_NEWROUTE, create, emit(&route.message())),
             Self::ReplaceRoute(route) => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, emit(&route.message())),
             Self::RemoveRoute(route) => (RTM_DELROUTE, 0, emit(&route.message())),
+            Self::LearnNothing { index } => {
+                let mut message = LinkMessage::default();
+                message.header.index = *index;
+                message.attributes.push(LinkAttribute::LinkInfo(vec![
+                    LinkInfo::PortKind(InfoPortKind::Bridge),
+                    LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Learning(false)])),
+                ]));
+                (RTM_NEWLINK, 0, emit(&message))
+            }
+            Self::Forward { index, mac } => {
+                (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, neighbour::forward_body(*index, *mac))
+            }
             Self::SetNeighbour { index, address, mac } => {
                 (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, neighbour::body(*index, *address, Some(*mac)))
             }
@@ -197,6 +222,8 @@ impl fmt::Display for Change<'_> {
             Self::AddRoute(route) => write!(f, "add route {route}"),
             Self::ReplaceRoute(route) => write!(f, "replace route {route}"),
             Self::RemoveRoute(route) => write!(f, "remove route {route}"),
+            Self::LearnNothing { index } => write!(f, "have nothing learned at bridge port {index}"),
+            Self::Forward { index, .. } => write!(f, "set what is behind bridge port {index}"),
             Self::SetNeighbour { index, address, .. } => {
                 write!(f, "set neighbour {address} of interface {index}")
             }

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use netlink_packet_core::{DecodeError, Parseable};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 
 use super::address::family;
@@ -53,6 +54,17 @@ pub(super) fn body(index: u32, address: IpAddr, mac: Option<Mac>) -> Vec<u8> {
         IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
     }));
     message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.to_vec())));
+    emit(&message)
+}
+
+/// An entry of a bridge's table that stays where it is, as `bridge fdb add MAC dev PORT master static sticky` makes it.
+pub(super) fn forward_body(port: u32, mac: Mac) -> Vec<u8> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = port;
+    message.header.state = NeighbourState::Noarp;
+    message.header.flags = NeighbourFlags::Controller | NeighbourFlags::Sticky;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
     emit(&message)
 }
 

@@ -20,6 +20,7 @@ use crate::plane::kernel::{
 };
 use crate::plane::switch::counters::Traffic;
 use crate::plane::switch::snapshot::{ClassView, LinkView, PortView, Snapshot};
+use crate::plane::switch::table::mac_of;
 use crate::request::RequestError;
 
 /// The kernel's plane of a lab.
@@ -119,7 +120,10 @@ impl Wires {
             link_local: Some(false),
             ..LinkChange::new(index)
         };
+        // A corrupted frame may have another's hardware address for its sender's.
+        let known = [Change::LearnNothing { index }, Change::Forward { index, mac: mac_of(port) }];
         shared.hub.apply(&[Change::Link(joined)])?;
+        shared.hub.apply(&known)?;
         Ok(())
     }
 
