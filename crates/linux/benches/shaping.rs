@@ -80,7 +80,7 @@ fn shape(index: u32, rules: u16, netem: bool) -> Vec<TcChange> {
         actions.push(filter(Filter::U32 {
             keys: U32Key::destination(host),
             target: U32Target::Is(Target::Class(class)),
-            bucket: Some(U32Bucket { table: 1, bucket: low }),
+            bucket: Some(U32Bucket { table: 1, bucket: low, place: 0 }),
         }));
         changes.extend(leaf(index, rule, netem, 10_000_000));
     }

@@ -171,7 +171,7 @@ fn classes_and_filters_are_as_tc_shows_them_and_sort_packets() {
                 u32_filter(
                     U32Key::destination(net("10.0.0.3/32")),
                     to(0x11),
-                    Some(U32Bucket { table: 2, bucket: 3 }),
+                    Some(U32Bucket { table: 2, bucket: 3, place: 0 }),
                 ),
             ),
             add(
@@ -180,7 +180,7 @@ fn classes_and_filters_are_as_tc_shows_them_and_sort_packets() {
                 u32_filter(
                     U32Key::destination(net("10.0.0.4/32")),
                     to(0x12),
-                    Some(U32Bucket { table: 2, bucket: 4 }),
+                    Some(U32Bucket { table: 2, bucket: 4, place: 0 }),
                 ),
             ),
             add(
@@ -189,7 +189,7 @@ fn classes_and_filters_are_as_tc_shows_them_and_sort_packets() {
                 u32_filter(
                     U32Key::destination(net("10.0.0.0/24")),
                     U32Target::Table { table: 2, offset: 16, mask: 0xff },
-                    Some(U32Bucket { table: 0x800, bucket: 0 }),
+                    Some(U32Bucket { table: 0x800, bucket: 0, place: 0 }),
                 ),
             ),
         ]);
@@ -244,6 +244,26 @@ fn classes_and_filters_are_as_tc_shows_them_and_sort_packets() {
         let before = cable.passed(0xff);
         cable.send(2);
         assert_eq!((cable.passed(0xff), cable.passed(0x10)), (before + 1, kept));
+
+        // A place that was chosen goes before those that the kernel chose.
+        let place = U32Bucket { table: 2, bucket: 3, place: 5 };
+        let host = U32Key::destination(net("10.0.0.3/32"));
+        cable.apply(vec![add(2, Protocol::Ipv4, u32_filter(host, to(0x12), Some(place)))]);
+        let listed = show("filter show dev a");
+        let numbers = listed.as_array().unwrap().iter().map(|filter| filter["options"]["fh"].as_str());
+        assert!(numbers.into_iter().any(|number| number == Some("2:3:5")), "{listed:#}");
+        let before = (cable.passed(0x11), cable.passed(0x12));
+        cable.send(3);
+        assert_eq!((cable.passed(0x11), cable.passed(0x12)), (before.0, before.1 + 1));
+        cable.apply(vec![Action::DeleteFilter {
+            parent: TREE,
+            priority: 2,
+            protocol: Protocol::Ipv4,
+            kind: "u32",
+            handle: place.handle(),
+        }]);
+        cable.send(3);
+        assert_eq!((cable.passed(0x11), cable.passed(0x12)), (before.0 + 1, before.1 + 1));
 
         let index = cable.a;
         let refused = |cable: &mut Cable, action| cable.tc.apply(&[TcChange { index, action }]).unwrap_err();

@@ -91,6 +91,8 @@ pub struct U32Bucket {
     pub table: u16,
     /// The bucket's number.
     pub bucket: u8,
+    /// Where in the bucket, 1 to 0xfff: lower numbers are tried first. 0: behind those there, at 0x800 or above while there is room.
+    pub place: u16,
 }
 
 /// Bits that must have a value.
@@ -115,6 +117,13 @@ pub struct BpfInstruction {
     pub jump_false: u8,
     /// Its operand.
     pub operand: u32,
+}
+
+impl U32Bucket {
+    /// The number that a filter at this place is listed with.
+    pub fn handle(self) -> u32 {
+        u32::from(self.table) << 20 | u32::from(self.bucket) << 12 | u32::from(self.place)
+    }
 }
 
 impl U32Key {
@@ -173,6 +182,7 @@ impl Filter {
     pub(super) fn handle(&self) -> u32 {
         match self {
             Self::U32Table { table, .. } => u32::from(*table) << 20,
+            Self::U32 { bucket: Some(bucket), .. } if bucket.place != 0 => bucket.handle(),
             _ => 0,
         }
     }
@@ -193,8 +203,8 @@ impl Filter {
                         (flags, hash_offset, hash_mask) = (0, *offset, *mask);
                     }
                 }
-                if let Some(U32Bucket { table, bucket }) = bucket {
-                    options.u32(TCA_U32_HASH, u32::from(*table) << 20 | u32::from(*bucket) << 12);
+                if let Some(bucket) = bucket {
+                    options.u32(TCA_U32_HASH, U32Bucket { place: 0, ..*bucket }.handle());
                 }
                 options.bytes(TCA_U32_SEL, &selector(keys, flags, hash_offset, hash_mask));
             }

@@ -181,7 +181,7 @@ fn cases() -> BTreeMap<&'static str, Action> {
                 u32_filter(
                     U32Key::destination(net("10.0.0.10/32")),
                     to(0x10),
-                    Some(U32Bucket { table: 2, bucket: 10 }),
+                    Some(U32Bucket { table: 2, bucket: 10, place: 0 }),
                 ),
             ),
         ),
@@ -193,7 +193,7 @@ fn cases() -> BTreeMap<&'static str, Action> {
                 u32_filter(
                     U32Key::destination(net("10.0.0.0/24")),
                     U32Target::Table { table: 2, offset: 16, mask: 0xff },
-                    Some(U32Bucket { table: 0x800, bucket: 0 }),
+                    Some(U32Bucket { table: 0x800, bucket: 0, place: 0 }),
                 ),
             ),
         ),
