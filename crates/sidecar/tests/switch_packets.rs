@@ -77,6 +77,10 @@ fn build(tcp: Option<TcpHeader>, is_v4: bool, payload: &[u8], size: u16, id: u16
                     true => tcp.calc_checksum_ipv4(&header4, chunk).unwrap(),
                     false => tcp.calc_checksum_ipv6(&header6, chunk).unwrap(),
                 };
+                // Of the two zeros the kernel writes this one, whatever the protocol (`skb_checksum_help`).
+                if tcp.checksum == 0 {
+                    tcp.checksum = 0xffff;
+                }
                 tcp.write(&mut l4).unwrap();
             }
             None => {
