@@ -34,6 +34,8 @@ use tokio::sync::watch;
 
 use crate::plan::{Plan, PortId};
 
+use port::Port;
+
 pub use config::{Framing, NetworkKind, PortSpec, SwitchConfig, SwitchError};
 pub use snapshot::Snapshot;
 
@@ -56,7 +58,7 @@ pub(crate) enum Command {
     Attach(Box<PortSpec>, Reply<Result<(), SwitchError>>),
     Readdress(PortId, Vec<IpAddr>, Reply<Result<(), SwitchError>>),
     AllowPeers(PortId, bool, Reply<Result<(), SwitchError>>),
-    Detach(PortId, Reply<Result<(), SwitchError>>),
+    Detach(PortId, Reply<Result<Option<Port>, SwitchError>>),
     Install(Arc<Plan>, Vec<(PortId, PortId, u64)>, Reply<()>),
     Begin(Instant, Reply<()>),
     Snapshot(Reply<Box<Snapshot>>),
@@ -101,7 +103,8 @@ impl Switch {
 
     /// Closes a port's descriptor; packets on their way to it are dropped and counted.
     pub fn detach(&self, port: PortId) -> Result<(), SwitchError> {
-        self.ask(|reply| Command::Detach(port, reply))?
+        // Closing may wait for the kernel, which the switch has no time for.
+        self.ask(|reply| Command::Detach(port, reply))?.map(drop)
     }
 
     /// Puts a plan in force for every packet that comes after this returned. Packets that wait keep their departure, and a

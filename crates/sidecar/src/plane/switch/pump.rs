@@ -20,7 +20,7 @@ use super::capture::Direction;
 use super::config::{PortSpec, SwitchConfig, SwitchError};
 use super::counters::Cause;
 use super::fabric::{Emission, Fabric};
-use super::port::{Port, Read};
+use super::port::{Port, Read, close_all};
 use super::snapshot::Snapshot;
 use crate::plan::PortId;
 use files::Files;
@@ -263,13 +263,15 @@ impl Pump {
         }
     }
 
-    fn detach(&mut self, port: PortId) -> Result<(), SwitchError> {
+    /// The port is for whoever asked to close.
+    fn detach(&mut self, port: PortId) -> Result<Option<Port>, SwitchError> {
         let slot = self.fabric.detach(port)?;
-        if let Some(port) = self.ports[slot as usize].take() {
+        let port = self.ports[slot as usize].take();
+        if let Some(port) = &port {
             // One that is gone was taken out before.
             let _ = self.epoll.remove(port.fd());
         }
-        Ok(())
+        Ok(port)
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -283,6 +285,7 @@ impl Pump {
 impl Drop for Pump {
     fn drop(&mut self) {
         self.files.flush(&mut self.fabric);
+        close_all(self.ports.drain(..).flatten().collect());
     }
 }
 
