@@ -52,16 +52,17 @@ fn main() {
 }
 
 /// TCP, a flood of 64-byte frames, and round trips, over both; the turns alternate, so that both see the same machine. `lab`
-/// is what instances of a run have; the others are the ports by themselves.
+/// is what the instances of a run of two have, `lab of 64` the first and the last of 64; the others are the ports by themselves.
 fn unshaped() {
     let mut figures = Vec::new();
     for _ in 0..5 {
         let (a, b) = peer::veth(None);
         figures.push(load::all_unshaped("veth", &a, &b));
-        let lab = peer::lab();
-        load::pin_congestion_control(&lab.hosts);
-        figures.push(load::all_unshaped("lab", &lab.hosts[0], &lab.hosts[1]));
-        drop(lab);
+        for (peer, count) in [("lab", 2), ("lab of 64", 64)] {
+            let lab = peer::lab(count);
+            load::pin_congestion_control(&lab.hosts);
+            figures.push(load::all_unshaped(peer, &lab.hosts[0], &lab.hosts[1]));
+        }
         for (peer, carrier) in [("switch/tap", Carrier::Tap), ("switch/af_packet", Carrier::PacketSocket)] {
             let lab = Lab::new(2, carrier);
             load::pin_congestion_control(&lab.hosts);
@@ -114,7 +115,7 @@ fn delayed() {
             let name = format!("tcp_at_{micros}_us_one_way");
             figures.push(vec![Figure::new(&name, goodput / 1e9, "Gbit/s", "switch/tap")]);
             drop(lab);
-            let lab = peer::lab();
+            let lab = peer::lab(2);
             load::raise_buffers(&lab.hosts);
             lab.shape(&LinkShape { latency: Duration::from_micros(micros), ..LinkShape::default() });
             let (goodput, _) = load::goodput(&lab.hosts[0], &lab.hosts[1], 3);
@@ -152,7 +153,7 @@ fn lateness() {
                     "switch/tap",
                 ),
             ]);
-            let running = peer::lab();
+            let running = peer::lab(2);
             running.shape(&LinkShape { latency, ..LinkShape::default() });
             let delays = load::one_way(&running.hosts[0], &running.hosts[1], per_second, 2);
             let late: Vec<f64> = delays.iter().map(|d| d - 5000.0).collect();

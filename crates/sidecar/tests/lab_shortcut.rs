@@ -243,6 +243,39 @@ fn a_cut_holds_and_others_are_not_touched_by_it() {
 }
 
 #[test]
+fn receivers_whose_addresses_end_alike_are_told_apart() {
+    with_shortcuts("receivers_whose_addresses_end_alike_are_told_apart", || async {
+        let (lab, pods) = lab(3).await;
+        let alike = r#"{"network":"default","enable":true,"IPv4":"16.0.7.3/16","IPv6":"fd16::7:3/64"}"#;
+        let alike = testground_sidecar::request::Request::read(alike.as_bytes()).unwrap();
+        lab.apply(&instance("a", 2), alike).await.unwrap();
+        let third = "a[2]/default";
+        let passed = |to: &str| row(&lab, NEAR, to).map_or(0, |row| row.delivered.packets);
+        let before = (passed(FAR), passed(third));
+        for (near, far, other) in [("16.0.0.2", "16.0.0.3", "16.0.7.3"), ("fd16::2", "fd16::3", "fd16::7:3")]
+        {
+            let (from, to, third) = (socket(&pods[0], near), socket(&pods[1], far), socket(&pods[2], other));
+            for (receiver, count) in [(&to, 3), (&third, 5)] {
+                for _ in 0..count {
+                    from.send_to(b"for one", receiver.local_addr().unwrap()).unwrap();
+                    receiver.recv(&mut [0; 8]).unwrap();
+                }
+            }
+        }
+        assert_eq!((passed(FAR) - before.0, passed(third) - before.1), (6, 10));
+        let by_switch = [FAR, third].map(|to| by_the_switch(&lab, NEAR, to));
+        assert_eq!(by_switch, [0, 0]);
+        let cut = LinkShape { filter: Filter::Drop, ..LinkShape::default() };
+        lab.change(vec![overlay(0, 2, cut)], Vec::new()).unwrap();
+        for (near, other) in [("16.0.0.3", "16.0.7.3"), ("fd16::3", "fd16::7:3")] {
+            assert!(pods[0].reaches(near) && pods[0].misses(other));
+        }
+        lab.change(Vec::new(), Vec::new()).unwrap();
+        assert!(pods[0].reaches("16.0.7.3") && pods[0].reaches("fd16::7:3"));
+    });
+}
+
+#[test]
 fn a_packet_by_way_of_another_instance_goes_there() {
     with_shortcuts("a_packet_by_way_of_another_instance_goes_there", || async {
         let (lab, pods) = lab(3).await;

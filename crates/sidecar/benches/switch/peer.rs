@@ -10,7 +10,7 @@ use crate::lab_support;
 use crate::load::{pin_congestion_control, raise_buffers};
 use crate::switch_lab::Host;
 
-/// Two instances of a run whose links are unshaped.
+/// Two of a run's instances, with links that are unshaped at first.
 pub(crate) struct RunningLab {
     pub(crate) hosts: Vec<Host>,
     network: LabNetwork,
@@ -34,10 +34,10 @@ impl RunningLab {
     }
 }
 
-/// The lab of a run without any declared link.
-pub(crate) fn lab() -> RunningLab {
+/// The lab of a run without any declared link. The hosts are the first of so many instances, and the last.
+pub(crate) fn lab(count: u32) -> RunningLab {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let run = lab_support::run(&[("h", 2)], vec![lab_support::default_network()]);
+    let run = lab_support::run(&[("h", count)], vec![lab_support::default_network()]);
     let network = LabNetwork::start(&run, PortKind::Auto).unwrap();
     let host = |i: u32| {
         let inside = runtime.block_on(lab_support::appear(&network, "h", i));
@@ -50,7 +50,8 @@ pub(crate) fn lab() -> RunningLab {
             device: "data".to_owned(),
         }
     };
-    let hosts = vec![host(0), host(1)];
+    let mut hosts: Vec<Host> = (0..count).map(host).collect();
+    hosts.drain(1..hosts.len() - 1);
     RunningLab { hosts, network }
 }
 

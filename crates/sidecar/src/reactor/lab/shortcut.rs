@@ -13,9 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use testground_linux::netns::{Netns, Tour};
 use testground_linux::route::{Change, LinkChange, RouteSocket, VethEnd};
 use testground_linux::tap::{Tap, TapOptions};
-use testground_linux::tc::{
-    Action, Filter, Handle, NetlinkError, Protocol, Qdisc, Target, TcChange, TcSocket, U32Key, U32Target,
-};
+use testground_linux::tc::{NetlinkError, TcSocket};
 use testground_model::run::Run;
 
 use super::LabError;
@@ -24,10 +22,11 @@ use super::pod::{Plug, UP_WITHIN, index_of};
 use crate::plan::{Plan, PortId, Touched};
 use crate::plane::switch::Framing;
 use crate::plane::switch::snapshot::Snapshot;
-use crate::plane::switch::table::mac_of;
 
+use filters::{DOORS, Door, Leaf};
 use passed::{Passed, passed};
 
+mod filters;
 mod passed;
 
 /// The shortcuts of a lab.
@@ -55,8 +54,8 @@ struct Side {
     outer: u32,
     /// The index of the TAP that leads to the switch.
     tap: u32,
-    /// By receiver: its addresses, each with the number of its filters.
-    ways: HashMap<PortId, Vec<(IpAddr, u16)>>,
+    /// The open ones, by receiver.
+    ways: HashMap<PortId, Vec<Door>>,
     /// What passed on ways that are closed, by receiver. The switch was told.
     before: BTreeMap<PortId, Passed>,
     /// A change to its filters failed: everything goes through the switch.
@@ -66,8 +65,8 @@ struct Side {
 /// A change of ways that has begun: some are blocked, and others can be opened when the switch has its plan.
 #[derive(Debug, Default)]
 pub(super) struct Rewiring {
-    /// By sender: addresses and numbers of filters.
-    blocked: Vec<(PortId, Vec<(IpAddr, u16)>)>,
+    /// By sender.
+    blocked: Vec<(PortId, Vec<Door>)>,
     /// Sender, receiver and its addresses.
     open: Vec<(PortId, PortId, Vec<IpAddr>)>,
     /// How many packets have passed the ways that are blocked, by sender and receiver.
@@ -76,12 +75,6 @@ pub(super) struct Rewiring {
 
 /// Interfaces of one network that may have shortcuts: a filter for each pair is no help to thousands.
 const MOST: usize = 64;
-/// Priorities of filters: neighbour discovery, which the switch answers; everything, of an interface that was given up; two for each
-/// way, the first of which blocks it; and everything else.
-const DISCOVERY: u16 = 1;
-const GIVEN_UP: u16 = 2;
-const WAYS: u16 = 10;
-const REST: u16 = 60_000;
 
 // === impl Shortcuts ===
 
@@ -130,17 +123,8 @@ impl Shortcuts {
         let up = |index| {
             Change::Link(LinkChange { up: Some(true), link_local: Some(false), ..LinkChange::new(index) })
         };
-        let place = |index| {
-            let (parent, handle) = (Handle::INGRESS, Handle::INGRESS_QDISC);
-            TcChange { index, action: Action::AddQdisc { parent, handle, qdisc: Qdisc::Ingress } }
-        };
-        shared.tc.apply(&[
-            place(tap),
-            add(tap, REST, Protocol::All, vec![ANY], outer),
-            place(outer),
-            add(outer, DISCOVERY, Protocol::Ipv6, vec![ICMPV6], tap),
-            add(outer, REST, Protocol::All, vec![ANY], tap),
-        ])?;
+        shared.tc.apply(&[filters::place(tap), filters::rest(tap, outer)])?;
+        shared.tc.apply(&filters::of_sender(outer, tap))?;
         shared.routes.apply(&[up(tap), up(outer)])?;
         let (ways, before) = (HashMap::new(), BTreeMap::new());
         shared.sides.insert(port, Side { network, outer, tap, ways, before, given_up: false });
@@ -221,13 +205,10 @@ impl Shared {
         let [one, other] = ends;
         self.routes.apply(&[Change::CreateVeth { one, other }])?;
         let (index, target) = (index_of(&mut self.routes, "try")?, index_of(&mut self.routes, "tried")?);
-        let (parent, handle) = (Handle::INGRESS, Handle::INGRESS_QDISC);
-        let keys = keys(PortId(0), IpAddr::from([16, 0, 0, 2]));
-        let tried = self.tc.apply(&[
-            TcChange { index, action: Action::AddQdisc { parent, handle, qdisc: Qdisc::Ingress } },
-            add(index, WAYS, Protocol::Ipv4, keys, target),
-            add(index, REST, Protocol::All, vec![ANY], target),
-        ]);
+        let mut all = filters::of_sender(index, target);
+        let door = Door { address: [16, 0, 0, 2].into(), number: 0 };
+        all.push(filters::set(index, PortId(0), door, Leaf::Open, target));
+        let tried = self.tc.apply(&all);
         self.routes.apply(&[Change::DeleteLink { index }])?;
         Ok(tried?)
     }
@@ -247,7 +228,7 @@ impl Shared {
             for receiver in others.map(|(port, _)| *port).filter(|port| from(*sender) || to(*port)) {
                 let wanted = unshaped(plan, *sender, receiver);
                 let open = side.ways.get(&receiver).map_or(&[][..], |way| way);
-                if !open.iter().map(|(address, _)| *address).eq(wanted.iter().copied()) {
+                if !open.iter().map(|door| door.address).eq(wanted.iter().copied()) {
                     pairs.push((*sender, receiver, wanted));
                 }
             }
@@ -270,12 +251,9 @@ impl Shared {
             let Some(side) = self.sides.get_mut(&from).filter(|side| !side.given_up) else { continue };
             let closing = pairs.iter().flat_map(|(_, to, _)| {
                 let doors = side.ways.get(to).into_iter().flatten();
-                doors.map(|(address, number)| {
-                    let (protocol, keys) = (protocol(*address), keys(*to, *address));
-                    add(side.outer, blocking(*number), protocol, keys, side.tap)
-                })
+                doors.map(|door| filters::set(side.outer, *to, *door, Leaf::Blocked, side.tap))
             });
-            let closing: Vec<TcChange> = closing.collect();
+            let closing: Vec<_> = closing.collect();
             if !closing.is_empty() {
                 let counted = match self.tc.apply(&closing) {
                     Ok(()) => passed(&mut self.tc, side),
@@ -305,14 +283,9 @@ impl Shared {
     fn settle(&mut self, rewiring: Rewiring) -> Result<(), NetlinkError> {
         for (from, doors) in rewiring.blocked {
             let Some(side) = self.sides.get(&from).filter(|side| !side.given_up) else { continue };
-            let priorities = doors.iter().flat_map(|(address, number)| {
-                [opening(*number), blocking(*number)].map(|priority| (protocol(*address), priority))
-            });
-            let changes = priorities.map(|(protocol, priority)| {
-                let action = Action::DeletePriority { parent: Handle::CLSACT_INGRESS, priority, protocol };
-                TcChange { index: side.outer, action }
-            });
-            if let Err(error) = self.tc.apply(&changes.collect::<Vec<_>>()) {
+            let leaves = doors.iter().flat_map(|door| [(*door, Leaf::Open), (*door, Leaf::Blocked)]);
+            let changes: Vec<_> = leaves.map(|(door, leaf)| filters::unset(side.outer, door, leaf)).collect();
+            if let Err(error) = self.tc.apply(&changes) {
                 self.give_up(from, &error)?;
             }
         }
@@ -327,13 +300,16 @@ impl Shared {
     fn open(&mut self, from: PortId, to: PortId, addresses: Vec<IpAddr>) -> Result<(), NetlinkError> {
         let Some(target) = self.sides.get(&to).map(|side| side.outer) else { return Ok(()) };
         let Some(side) = self.sides.get_mut(&from).filter(|side| !side.given_up) else { return Ok(()) };
-        let taken: HashSet<u16> = side.ways.values().flatten().map(|(_, number)| *number).collect();
-        let free = (0..(REST - WAYS) / 2).filter(|number| !taken.contains(number));
-        let doors: Vec<(IpAddr, u16)> = addresses.into_iter().zip(free).collect();
-        let change = |(address, number): &(IpAddr, u16)| {
-            add(side.outer, opening(*number), protocol(*address), keys(to, *address), target)
-        };
-        self.tc.apply(&doors.iter().map(change).collect::<Vec<_>>())?;
+        let taken: HashSet<u16> = side.ways.values().flatten().map(|door| door.number).collect();
+        let free = (0..DOORS).filter(|number| !taken.contains(number));
+        let wanted = addresses.len();
+        let doors: Vec<Door> =
+            addresses.into_iter().zip(free).map(|(address, number)| Door { address, number }).collect();
+        if doors.len() < wanted {
+            return Ok(());
+        }
+        let opening = doors.iter().map(|door| filters::set(side.outer, to, *door, Leaf::Open, target));
+        self.tc.apply(&opening.collect::<Vec<_>>())?;
         side.ways.insert(to, doors);
         Ok(())
     }
@@ -344,7 +320,7 @@ impl Shared {
         tracing::warn!("port {}: unshaped packets go through the switch from now on: {why}", port.0);
         side.given_up = true;
         // The filters stay, behind one that is for everything.
-        self.tc.apply(&[add(side.outer, GIVEN_UP, Protocol::All, vec![ANY], side.tap)])
+        self.tc.apply(&[filters::all(side.outer, side.tap)])
     }
 }
 
@@ -370,37 +346,3 @@ fn unshaped(plan: &Plan, from: PortId, to: PortId) -> Vec<IpAddr> {
     };
     if to.addresses.iter().all(free) { to.addresses.clone() } else { Vec::new() }
 }
-
-fn add(index: u32, priority: u16, protocol: Protocol, keys: Vec<U32Key>, target: u32) -> TcChange {
-    let target = U32Target::Is(Target::Redirect { index: target });
-    let filter = Filter::U32 { keys, target, bucket: None };
-    TcChange {
-        index,
-        action: Action::AddFilter { parent: Handle::CLSACT_INGRESS, priority, protocol, filter },
-    }
-}
-
-/// What packets to an instance at one of its addresses have in common. Those to the address by way of another instance go through
-/// the switch.
-fn keys(to: PortId, address: IpAddr) -> Vec<U32Key> {
-    let mut keys = U32Key::hardware(mac_of(to)).to_vec();
-    keys.extend(U32Key::destination(address.into()));
-    keys
-}
-
-fn protocol(address: IpAddr) -> Protocol {
-    if address.is_ipv4() { Protocol::Ipv4 } else { Protocol::Ipv6 }
-}
-
-fn blocking(number: u16) -> u16 {
-    WAYS + 2 * number
-}
-
-fn opening(number: u16) -> u16 {
-    WAYS + 2 * number + 1
-}
-
-/// Everything.
-const ANY: U32Key = U32Key { value: 0, mask: 0, offset: 0 };
-/// ICMPv6 behind no other header: the next header's number is the seventh byte (RFC 8200, section 3).
-const ICMPV6: U32Key = U32Key { value: 58 << 8, mask: 0xff << 8, offset: 4 };

@@ -1,12 +1,12 @@
 //! What has taken a shortcut, from the counters of filters and interfaces, entered into the switch's own record.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 
 use testground_linux::tc::{Handle, NetlinkError, Stats, TcSocket};
 use testground_model::shape::LinkShape;
 
-use super::{Shared, Side, opening};
+use super::filters::{Door, open_door};
+use super::{Shared, Side};
 use crate::plan::PortId;
 use crate::plane::switch::counters::{Cause, Traffic};
 use crate::plane::switch::snapshot::{ClassView, LinkView, Snapshot};
@@ -76,16 +76,11 @@ impl Shared {
     }
 }
 
-/// What has passed the filters of an interface, by their number.
+/// What has passed the open doors of an interface, by their number.
 pub(super) fn passed(tc: &mut TcSocket, side: &Side) -> Result<HashMap<u16, Passed>, NetlinkError> {
     let found = tc.filters(side.outer, Handle::CLSACT_INGRESS)?;
-    let stats: HashMap<u16, Stats> = found
-        .iter()
-        .filter(|filter| filter.acted_on.packets > 0)
-        .map(|filter| (filter.priority, filter.acted_on))
-        .collect();
-    let numbers = side.ways.values().flatten().map(|(_, number)| *number);
-    Ok(numbers.filter_map(|n| Some((n, Passed::of(*stats.get(&opening(n))?)))).collect())
+    let open = found.iter().filter(|filter| filter.acted_on.packets > 0);
+    Ok(open.filter_map(|filter| Some((open_door(filter)?, Passed::of(filter.acted_on)))).collect())
 }
 
 // === impl Passed ===
@@ -97,10 +92,10 @@ impl Passed {
         Passed { sent, lost: stats.overlimits }
     }
 
-    /// Of several filters.
-    pub(super) fn sum(doors: &[(IpAddr, u16)], counted: &HashMap<u16, Passed>) -> Passed {
+    /// Of several doors.
+    pub(super) fn sum(doors: &[Door], counted: &HashMap<u16, Passed>) -> Passed {
         let mut sum = Passed::default();
-        doors.iter().filter_map(|(_, number)| counted.get(number)).for_each(|passed| sum.add(*passed));
+        doors.iter().filter_map(|door| counted.get(&door.number)).for_each(|passed| sum.add(*passed));
         sum
     }
 
