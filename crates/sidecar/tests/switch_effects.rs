@@ -7,10 +7,12 @@ mod switch_virtual;
 
 use std::time::Duration;
 
-use switch_virtual::{MILLI, SECOND, World, five_sigma, numbered, numbered6};
+use switch_virtual::{MILLI, SECOND, World, addresses, five_sigma, numbered, numbered6};
 use testground_model::shape::{
     Chance, Discipline, Distribution, Filter, Jitter, LinkShape, Loss, Queue, QueueLimit,
 };
+use testground_model::topology::{Endpoint, Link};
+use testground_sidecar::plan::Plan;
 
 const N: u64 = 20_000;
 
@@ -204,6 +206,50 @@ fn gilbert_elliott_loss_has_the_bursts_of_its_chain() {
     let lost = arrived.iter().filter(|a| !**a).count() as f64;
     let sigma = (0.75f64 / (0.25 * 0.25) / bursts).sqrt();
     assert!((lost / bursts - 4.0).abs() < 5.0 * sigma, "mean burst {}", lost / bursts);
+}
+
+#[test]
+fn shapes_that_take_turns_on_a_link_have_chains_of_their_own() {
+    let chain =
+        |p, r, bad| LinkShape { loss: Loss::GilbertElliott { p, r, bad, good: 0.0 }, ..LinkShape::default() };
+    // The one turns bad at once, where it loses nothing; the other never does.
+    let shapes = [(addresses(1)[0], chain(100.0, 0.0, 0.0)), (addresses(1)[1], chain(0.0, 0.0, 100.0))];
+    let links = shapes.map(|(address, shape)| Link {
+        from: Endpoint::All,
+        to: Endpoint::Subnet(address.into()),
+        both_ways: false,
+        network: "default".to_owned(),
+        shape,
+    });
+    let mut world = World::new(2);
+    let mut plan = Plan::new(links.to_vec());
+    world.plan.members().for_each(|member| plan.attach(member.clone()));
+    world.plan = plan;
+    world.install();
+    for i in 0..100 {
+        world.send(0, &numbered(0, 1, i, 100));
+        world.send(0, &numbered6(0, 1, i, 100));
+    }
+    assert_eq!((world.arrivals.len(), world.drops("loss")), (200, 0));
+}
+
+#[test]
+fn what_was_sent_and_duplicated_is_what_arrived_or_was_dropped() {
+    let shape = |discipline| LinkShape {
+        duplicate: Chance::percent(20.0),
+        bandwidth: Some(8_000_000),
+        queue: Queue { limit: QueueLimit::Packets(10), discipline },
+        ..LinkShape::default()
+    };
+    for discipline in [Discipline::TailDrop, Discipline::Codel] {
+        let mut world = World::shaped(2, shape(discipline));
+        world.stream(N, MILLI / 2);
+        let link = &world.fabric.snapshot(world.now).links[0];
+        let dropped: u64 = link.drops.values().sum();
+        assert!(dropped > N / 3, "{link:?}");
+        assert_eq!(link.seen + link.duplicated, link.delivered.packets + dropped, "{link:?}");
+        assert!((link.duplicated as f64 - N as f64 * 0.2).abs() < five_sigma(N as f64, 0.2), "{link:?}");
+    }
 }
 
 #[test]

@@ -473,6 +473,13 @@ fn frames_for_all_travel_each_on_its_own_link() {
         world.send(0, &frame);
     }
     assert!(world.drops("storm") > 30_000, "{}", world.drops("storm"));
+    world.settle();
+    let links = world.fabric.snapshot(world.now).links;
+    assert_eq!(links.len(), 3);
+    for link in links {
+        let dropped: u64 = link.drops.values().sum();
+        assert_eq!((link.seen, link.delivered.packets + dropped), (20_001, 20_001), "{link:?}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use testground_linux::packet_socket::{PacketSocket, PacketSocketOptions};
 use testground_model::shape::{Chance, Filter, Jitter, LinkShape, Loss};
 use testground_sidecar::plane::switch::link::chance::Stream;
 use testground_sidecar::plane::switch::link::server::Server;
-use testground_sidecar::plane::switch::link::{Effects, Flow, Step};
+use testground_sidecar::plane::switch::link::{Effects, Flow, History, State, Step};
 use testground_sidecar::plane::switch::packet::Segments;
 use testground_sidecar::plane::switch::table::mac_of;
 use testground_sidecar::plane::switch::{Switch, SwitchConfig, SwitchError};
@@ -81,9 +81,11 @@ fn the_kernel_loses_the_packets_that_the_seed_says() {
     // The same on virtual time.
     let stream = Stream::new(42, &lab.hosts[0].name, &lab.hosts[1].name);
     let effects = Effects::new(&LinkShape { loss, ..LinkShape::default() });
-    let (mut flow, mut steps) = (Flow::new(stream), Vec::new());
+    let (mut flow, mut history, mut steps) = (Flow::new(stream), History::default(), Vec::new());
     for _ in 0..2000 {
-        effects.transit(&mut Server::default(), &mut flow, &mut 0, &Segments::plain(60), 0, &mut steps);
+        let (server, order) = (&mut Server::default(), &mut 0);
+        let state = State { server, flow: &mut flow, history: &mut history, order };
+        effects.transit(state, &Segments::plain(60), 0, &mut steps);
     }
     let departs = |step: &Step| matches!(step, Step::Depart(_));
     let expected: Vec<u32> = (0..).zip(&steps).filter(|(_, s)| departs(s)).map(|(i, _)| i).collect();

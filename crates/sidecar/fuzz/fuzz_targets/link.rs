@@ -10,7 +10,7 @@ use testground_model::shape::{
 };
 use testground_sidecar::plane::switch::link::chance::Stream;
 use testground_sidecar::plane::switch::link::server::Server;
-use testground_sidecar::plane::switch::link::{Effects, Flow, Step};
+use testground_sidecar::plane::switch::link::{Effects, Flow, History, State, Step};
 use testground_sidecar::plane::switch::packet::Segments;
 
 fuzz_target!(|data: &[u8]| {
@@ -18,6 +18,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(shape) = shape(&mut input) else { return };
     let effects = Effects::new(&shape);
     let (mut server, mut flow) = (Server::default(), Flow::new(Stream::new(1, "a", "b")));
+    let mut history = History::default();
     let (mut order, mut now, mut last, mut steps) = (0, 0u64, 0, Vec::new());
     while !input.is_empty() {
         let Ok((wait, count, full, part)) = input.arbitrary::<(u32, u8, u16, u16)>() else { return };
@@ -26,17 +27,18 @@ fuzz_target!(|data: &[u8]| {
         let segments =
             Segments { count: u32::from(count).max(1), full, last: u32::from(part) % full + 1, header: 54 };
         steps.clear();
-        effects.transit(&mut server, &mut flow, &mut order, &segments, now, &mut steps);
+        let state = State { server: &mut server, flow: &mut flow, history: &mut history, order: &mut order };
+        effects.transit(state, &segments, now, &mut steps);
         let (mut next, mut originals) = (0, 0);
         for step in &steps {
             match step {
-                Step::Drop { first, count, .. } => {
+                Step::Drop { first, count, copy: false, .. } => {
                     (next, originals) = advance(next, originals, *first, *count)
                 }
                 Step::Wait(piece) | Step::Depart(piece) if !piece.copy => {
                     (next, originals) = advance(next, originals, piece.first, piece.count);
                 }
-                Step::Wait(_) | Step::Depart(_) => {}
+                Step::Drop { .. } | Step::Wait(_) | Step::Depart(_) => {}
             }
             if let Step::Depart(piece) = step {
                 assert!(piece.at >= now, "leaves before it came");

@@ -61,6 +61,7 @@ pub(crate) enum Command {
     Detach(PortId, Reply<Result<Option<Port>, SwitchError>>),
     Install(Arc<Plan>, Vec<(PortId, PortId, u64)>, Reply<()>),
     Begin(Instant, Reply<()>),
+    Forget(Reply<()>),
     Snapshot(Reply<Box<Snapshot>>),
     Capture(Vec<PortId>, File, Reply<Result<(), SwitchError>>),
     Record(File, Reply<Result<(), SwitchError>>),
@@ -127,6 +128,11 @@ impl Switch {
     /// this returned.
     pub fn begin(&self, zero: Instant) -> Result<(), SwitchError> {
         self.ask(|reply| Command::Begin(zero, reply))
+    }
+
+    /// Counts anew from here, as if nothing had passed: all counters but those of ports and links, and the record of lateness.
+    pub fn forget(&self) -> Result<(), SwitchError> {
+        self.ask(Command::Forget)
     }
 
     /// What the switch has done so far: counters, drops by cause, lateness, memory.

@@ -233,6 +233,10 @@ impl Pump {
                 self.fabric.begin(zero.as_nanos() as u64);
                 let _ = reply.send(());
             }
+            Command::Forget(reply) => {
+                self.fabric.forget();
+                let _ = reply.send(());
+            }
             Command::Snapshot(reply) => drop(reply.send(Box::new(self.snapshot()))),
             Command::Capture(ports, file, reply) => {
                 drop(reply.send(self.files.start_capture(&self.fabric, &ports, file)));

@@ -24,7 +24,12 @@ pub enum Fate {
         flipped: bool,
     },
     /// It does not.
-    Dropped(Cause),
+    Dropped {
+        /// Why.
+        cause: Cause,
+        /// Whether it is the second arrival of one that was decided on before.
+        copy: bool,
+    },
 }
 
 /// A line.
@@ -56,7 +61,7 @@ impl Decisions {
     pub fn note(&mut self, now: u64, from: &str, to: &str, index: u64, count: u32, fate: Fate) {
         let (name, due, copy, flipped) = match fate {
             Fate::Departs { at, copy, flipped } => ("departs", Some(at), copy, flipped),
-            Fate::Dropped(cause) => (cause.as_str(), None, false, false),
+            Fate::Dropped { cause, copy } => (cause.as_str(), None, copy, false),
         };
         let line = Line { t: now, from, to, n: index, count, fate: name, due, copy, flipped };
         // Writing numbers and strings into memory can't fail.

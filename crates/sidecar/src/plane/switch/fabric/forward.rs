@@ -11,7 +11,7 @@ use super::super::link::chance::Stream;
 use super::super::link::codel::{Codel, Waiting};
 use super::super::link::opportunity::Opportunities;
 use super::super::link::server::Server;
-use super::super::link::{Effects, Flow, Piece, Step};
+use super::super::link::{Effects, Flow, Piece, State, Step};
 use super::super::packet::reply::{self, Resolution};
 use super::super::packet::{Layout, Network, Segments, VnetHeader};
 use super::super::record::Fate;
@@ -22,6 +22,9 @@ use crate::plan::{ClassId, Decision};
 
 /// Bytes that a place in the queue of departures costs, with the headers of a cut packet, rounded up.
 const PLACE: usize = 256;
+
+/// A storm to more ports than this is counted as one: looking at each is what it must not cost.
+const STORM_LINKS: usize = 64;
 
 // === impl Fabric ===
 
@@ -126,10 +129,31 @@ impl Fabric {
                 continue;
             }
             if !self.node_mut(source.from).is_some_and(|node| node.copies.take(now)) {
-                let rest = (self.table.members(network).len() - i) as u32;
-                return self.dropped(source.from, network, None, Cause::Storm, rest);
+                return self.spread_no_more(network, source, i, now);
             }
             self.pass(network, to, source, now, emit);
+        }
+    }
+
+    /// A port has sent as many copies as it may: those for the ports from this place on are dropped.
+    fn spread_no_more(&mut self, network: NetworkKind, source: &Source<'_>, at: usize, now: u64) {
+        let from = source.from;
+        let others = self.table.members(network)[at..].iter().copied();
+        let others: Vec<u32> = others.filter(|to| *to != from && self.may_talk(network, from, *to)).collect();
+        if network == NetworkKind::Control || others.len() > STORM_LINKS {
+            return self.dropped(from, network, None, Cause::Storm, others.len() as u32);
+        }
+        for to in others {
+            let address = self.address_for(to, &source.layout);
+            let Some(path) = self.path(from, to, address) else { continue };
+            let count = source.segments.count;
+            let index = {
+                let flow = &mut path.pair.borrow_mut().flow;
+                flow.skip(count.into());
+                flow.seen() - u64::from(count)
+            };
+            self.note(&path, index, count, now, Fate::Dropped { cause: Cause::Storm, copy: false });
+            self.dropped(from, network, Some(&path), Cause::Storm, count);
         }
     }
 
@@ -188,13 +212,23 @@ impl Fabric {
             let Class { effects, server, .. } = &mut *path.class.borrow_mut();
             let mut order = path.order.get();
             let flow = &mut path.pair.borrow_mut().flow;
-            effects.transit(server, flow, &mut order, &source.segments, now, &mut steps);
+            let history = &mut *path.history.borrow_mut();
+            let state = State { server, flow, history, order: &mut order };
+            effects.transit(state, &source.segments, now, &mut steps);
             path.order.set(order);
         }
         for step in &steps {
+            // Each second arrival counts, whatever becomes of it: what was sent and these are what arrived or was dropped.
+            let copies = match step {
+                Step::Drop { count, copy: true, .. } => *count,
+                Step::Depart(piece) | Step::Wait(piece) if piece.copy => piece.count,
+                _ => 0,
+            };
+            path.pair.borrow_mut().duplicated += u64::from(copies);
             match step {
-                Step::Drop { first, count, cause } => {
-                    self.note(path, index + u64::from(*first), *count, now, Fate::Dropped(*cause));
+                Step::Drop { first, count, cause, copy } => {
+                    let fate = Fate::Dropped { cause: *cause, copy: *copy };
+                    self.note(path, index + u64::from(*first), *count, now, fate);
                     self.dropped(source.from, network, Some(path), *cause, *count);
                     if *cause == Cause::FilterReject
                         && let Some(frame) = reply::rejection(source.bytes(), &source.layout)
@@ -278,7 +312,7 @@ impl Fabric {
                 class.codel.push(Waiting { item: held, bytes, since: now });
             }
             Err(cause) => {
-                self.note(path, index, 1, now, Fate::Dropped(cause));
+                self.note(path, index, 1, now, Fate::Dropped { cause, copy: piece.copy });
                 self.dropped(source.from, network, Some(path), cause, 1);
             }
         }
@@ -320,7 +354,6 @@ impl Fabric {
     fn mark(&mut self, path: &Path, piece: &Piece) {
         let mut pair = path.pair.borrow_mut();
         let count = u64::from(piece.count);
-        pair.duplicated += count * u64::from(piece.copy);
         pair.corrupted += count * u64::from(piece.flip.is_some());
         pair.reordered += count * u64::from(piece.reordered);
     }
@@ -355,7 +388,8 @@ impl Fabric {
         // A new shape is a new way: its packets may overtake those that are still on the old one.
         let same = known.filter(|p| Rc::ptr_eq(&p.class, &class) && p.version == version);
         let order = Cell::new(same.map_or(0, |p| p.order.get()));
-        let path = Rc::new(Path { to, pair, class, order, version, generation: self.generation });
+        let history = pair.borrow_mut().history(decision.class);
+        let path = Rc::new(Path { to, pair, class, history, order, version, generation: self.generation });
         let paths = &mut self.node_mut(from)?.paths;
         if paths.len() >= PATHS {
             paths.clear();
@@ -416,16 +450,7 @@ impl Fabric {
             return Some(Rc::clone(pair));
         }
         let stream = Stream::new(self.seed, &self.node(from)?.name, &self.node(to)?.name);
-        let pair = Rc::new(RefCell::new(Pair {
-            from,
-            to,
-            flow: Flow::new(stream),
-            delivered: Traffic::default(),
-            drops: Drops::default(),
-            duplicated: 0,
-            corrupted: 0,
-            reordered: 0,
-        }));
+        let pair = Rc::new(RefCell::new(Pair::new(from, to, Flow::new(stream))));
         self.pairs.insert((from, to), Rc::clone(&pair));
         Some(pair)
     }

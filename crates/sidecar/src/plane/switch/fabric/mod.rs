@@ -225,6 +225,16 @@ impl Fabric {
         self.zero = zero;
     }
 
+    /// Sets the counters of the whole switch and of classes back, and the record of lateness; ports and pairs keep theirs.
+    pub fn forget(&mut self) {
+        self.tallies = Tallies::default();
+        self.lateness.reset();
+        for class in self.classes.values() {
+            let mut class = class.borrow_mut();
+            (class.passed, class.drops) = (Traffic::default(), Drops::default());
+        }
+    }
+
     /// Notes every decision on a data network from now on.
     pub fn record(&mut self) {
         self.decisions.get_or_insert_default();

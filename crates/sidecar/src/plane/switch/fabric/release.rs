@@ -18,8 +18,10 @@ impl Fabric {
     pub fn release(&mut self, now: u64, emit: &mut Emit<'_>) -> bool {
         match self.departures.pop(now) {
             Some((due, Departure::Packet(held))) => {
-                // Up to a minute; later is counted as a minute.
-                self.lateness.saturating_record((now - due).max(1));
+                if self.node(held.path.to).is_some() {
+                    // Up to a minute; later is counted as a minute.
+                    self.lateness.saturating_record((now - due).max(1));
+                }
                 self.send(&held, emit);
                 true
             }
@@ -35,6 +37,8 @@ impl Fabric {
         let body = &held.body[held.range.clone()];
         match self.hand_over(held.path.to, &held.vnet, &held.head, body, emit) {
             Ok(()) => self.arrived(&held.path, held.piece.count, held.bytes.into()),
+            // Both are gone: nobody is left to be told.
+            Err(Cause::ReceiverGone) if self.node(held.from).is_none() => {}
             Err(cause) => {
                 let network = self.node(held.from).map_or(NetworkKind::Data(0), |n| n.network);
                 self.dropped(held.from, network, Some(&held.path), cause, held.piece.count);
@@ -79,7 +83,8 @@ impl Fabric {
         for (waiting, cause) in dropped.chain(never.into_iter().map(|waiting| (waiting, Cause::TraceOver))) {
             let held = waiting.item;
             let network = self.node(held.from).map_or(NetworkKind::Data(0), |n| n.network);
-            self.note(&held.path, held.index, 1, turn, Fate::Dropped(cause));
+            let fate = Fate::Dropped { cause, copy: held.piece.copy };
+            self.note(&held.path, held.index, 1, turn, fate);
             self.dropped(held.from, network, Some(&held.path), cause, 1);
         }
     }

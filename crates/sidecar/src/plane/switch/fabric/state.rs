@@ -13,7 +13,7 @@ use super::super::config::{Framing, NetworkKind};
 use super::super::counters::{Cause, Drops, Traffic};
 use super::super::link::codel::Codel;
 use super::super::link::server::{Limit, Rate, Server};
-use super::super::link::{Effects, Flow, Piece};
+use super::super::link::{Effects, Flow, History, Piece};
 use super::super::packet::VnetHeader;
 use super::super::pool::Stored;
 use crate::plan::{ClassId, PortId, Schedule};
@@ -52,6 +52,8 @@ pub(super) struct Path {
     pub(super) to: u32,
     pub(super) pair: Rc<RefCell<Pair>>,
     pub(super) class: Rc<RefCell<Class>>,
+    /// The pair's under this class.
+    pub(super) history: Rc<RefCell<History>>,
     /// The latest departure, in nanoseconds, that later packets don't precede.
     pub(super) order: Cell<u64>,
     /// The class's version that `order` is about.
@@ -66,6 +68,8 @@ pub(super) struct Pair {
     pub(super) from: u32,
     pub(super) to: u32,
     pub(super) flow: Flow,
+    /// By class; those of classes that no path leads through any more go when there are many.
+    histories: Vec<(ClassId, Rc<RefCell<History>>)>,
     pub(super) delivered: Traffic,
     pub(super) drops: Drops,
     pub(super) duplicated: u64,
@@ -119,6 +123,41 @@ pub(super) enum Departure {
 /// Copies of group-addressed packets that a port may cause in a second, and at once.
 const COPIES_PER_SECOND: u64 = 100_000;
 const COPIES_AT_ONCE: u64 = 20_000;
+
+// === impl Pair ===
+
+impl Pair {
+    /// Two ports between which nothing has passed.
+    pub(super) fn new(from: u32, to: u32, flow: Flow) -> Pair {
+        Pair {
+            from,
+            to,
+            flow,
+            histories: Vec::new(),
+            delivered: Traffic::default(),
+            drops: Drops::default(),
+            duplicated: 0,
+            corrupted: 0,
+            reordered: 0,
+        }
+    }
+
+    /// What is remembered under this class.
+    pub(super) fn history(&mut self, class: ClassId) -> Rc<RefCell<History>> {
+        if let Some((_, known)) = self.histories.iter().find(|(id, _)| *id == class) {
+            return Rc::clone(known);
+        }
+        if self.histories.len() >= HISTORIES {
+            self.histories.retain(|(_, history)| Rc::strong_count(history) > 1);
+        }
+        let new = Rc::default();
+        self.histories.push((class, Rc::clone(&new)));
+        new
+    }
+}
+
+/// So many classes of a pair are remembered although no path leads through them.
+const HISTORIES: usize = 8;
 
 // === impl CopyBudget ===
 

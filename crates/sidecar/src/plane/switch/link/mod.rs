@@ -29,6 +29,11 @@ pub struct Flow {
     stream: Stream,
     /// Packets that came so far, segments each counted: the place in all sequences of chance.
     seen: u64,
+}
+
+/// What a shape remembers of a directed link between packets: where two shapes take turns, each has its own.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct History {
     in_bad_state: bool,
     waited_since_reorder: u32,
     loss: Memory,
@@ -36,6 +41,19 @@ pub struct Flow {
     corrupt: Memory,
     jitter: Memory,
     reorder: Memory,
+}
+
+/// What packets change on their way.
+#[derive(Debug)]
+pub struct State<'a> {
+    /// The class's.
+    pub server: &'a mut Server,
+    /// The directed pair's.
+    pub flow: &'a mut Flow,
+    /// The pair's under this shape.
+    pub history: &'a mut History,
+    /// The link's latest departure, nanoseconds.
+    pub order: &'a mut u64,
 }
 
 /// What becomes of a row of segments.
@@ -53,6 +71,8 @@ pub enum Step {
         count: u32,
         /// Why.
         cause: Cause,
+        /// Whether they are the second arrival of segments that were decided on before.
+        copy: bool,
     },
 }
 
@@ -87,17 +107,7 @@ struct Draws {
 impl Flow {
     /// A link on which nothing has passed.
     pub fn new(stream: Stream) -> Flow {
-        Flow {
-            stream,
-            seen: 0,
-            in_bad_state: false,
-            waited_since_reorder: 0,
-            loss: Memory::default(),
-            duplicate: Memory::default(),
-            corrupt: Memory::default(),
-            jitter: Memory::default(),
-            reorder: Memory::default(),
-        }
+        Flow { stream, seen: 0 }
     }
 
     /// Packets that came so far.
@@ -110,8 +120,29 @@ impl Flow {
         self.seen += packets;
     }
 
-    fn draw(&mut self, effects: &Effects, index: u64) -> Draws {
+    fn draw_copy(&self, effects: &Effects, index: u64, original: &Draws) -> Draws {
         let stream = &self.stream;
+        let hit = |odds: &Option<Odds>, effect| {
+            odds.as_ref().is_some_and(|odds| odds.hit_copy(stream, effect, index))
+        };
+        Draws {
+            lost: false,
+            duplicated: false,
+            flip: hit(&effects.corrupt, Effect::Corrupt)
+                .then(|| stream.draw_for_copy(Effect::CorruptBit, index)),
+            delay: match effects.jitter {
+                Some(_) => effects.delay.at(unit(stream.draw_for_copy(Effect::Jitter, index))),
+                None => original.delay,
+            },
+            skips: hit(&effects.reorder, Effect::Reorder),
+        }
+    }
+}
+
+// === impl History ===
+
+impl History {
+    fn draw(&mut self, stream: &Stream, effects: &Effects, index: u64) -> Draws {
         let lost = match &effects.loss {
             LossModel::Never => false,
             LossModel::Random(odds) => odds.hit(stream, Effect::Loss, index, &mut self.loss),
@@ -138,24 +169,6 @@ impl Flow {
                 None => effects.delay.latency(),
             },
             skips: hit(&effects.reorder, Effect::Reorder, &mut self.reorder),
-        }
-    }
-
-    fn draw_copy(&self, effects: &Effects, index: u64, original: &Draws) -> Draws {
-        let stream = &self.stream;
-        let hit = |odds: &Option<Odds>, effect| {
-            odds.as_ref().is_some_and(|odds| odds.hit_copy(stream, effect, index))
-        };
-        Draws {
-            lost: false,
-            duplicated: false,
-            flip: hit(&effects.corrupt, Effect::Corrupt)
-                .then(|| stream.draw_for_copy(Effect::CorruptBit, index)),
-            delay: match effects.jitter {
-                Some(_) => effects.delay.at(unit(stream.draw_for_copy(Effect::Jitter, index))),
-                None => original.delay,
-            },
-            skips: hit(&effects.reorder, Effect::Reorder),
         }
     }
 
@@ -186,20 +199,12 @@ impl Effects {
 
     /// Sends a packet through the pipeline.
     ///
-    /// `server` belongs to the class, `flow` to the directed pair, `order` to the link's latest departure. Steps are
-    /// appended to `out`, in the order of segments, a copy behind its original.
-    pub fn transit(
-        &self,
-        server: &mut Server,
-        flow: &mut Flow,
-        order: &mut u64,
-        segments: &Segments,
-        now: u64,
-        out: &mut Vec<Step>,
-    ) {
+    /// Steps are appended to `out`, in the order of segments, a copy behind its original.
+    pub fn transit(&self, state: State<'_>, segments: &Segments, now: u64, out: &mut Vec<Step>) {
+        let State { server, flow, history, order } = state;
         let base = flow.seen;
         flow.seen += u64::from(segments.count);
-        let all = |cause| Step::Drop { first: 0, count: segments.count, cause };
+        let all = |cause| Step::Drop { first: 0, count: segments.count, cause, copy: false };
         match self.filter {
             Filter::Accept => {}
             Filter::Drop => return out.push(all(Cause::FilterDrop)),
@@ -212,17 +217,18 @@ impl Effects {
         }
         for i in 0..segments.count {
             let index = base + u64::from(i);
-            let draws = if self.is_by_chance() { flow.draw(self, index) } else { self.certain() };
+            let draws =
+                if self.is_by_chance() { history.draw(&flow.stream, self, index) } else { self.certain() };
             if draws.lost {
-                pass.drop(i, Cause::Loss);
+                pass.drop(&Piece::one(i), Cause::Loss);
                 continue;
             }
-            let reordered = self.reorder.is_some() && flow.skips(self, draws.skips);
+            let reordered = self.reorder.is_some() && history.skips(self, draws.skips);
             let piece = Piece { reordered, flip: draws.flip, ..Piece::one(i) };
             pass.serialise(piece, segments.size(i), draws.delay);
             if draws.duplicated {
                 let copy = flow.draw_copy(self, index, &draws);
-                let reordered = self.reorder.is_some() && flow.skips(self, copy.skips);
+                let reordered = self.reorder.is_some() && history.skips(self, copy.skips);
                 let piece = Piece { reordered, flip: copy.flip, copy: true, ..Piece::one(i) };
                 pass.serialise(piece, segments.size(i), copy.delay);
             }
@@ -273,7 +279,7 @@ impl Pass<'_> {
         let begins = self.server.free_at().max(self.now);
         match self.server.accept(rate, self.now, bytes) {
             Ok(finish) => self.leave(piece, begins, finish, delay),
-            Err(cause) => self.drop(piece.first, cause),
+            Err(cause) => self.drop(&piece, cause),
         }
     }
 
@@ -294,14 +300,15 @@ impl Pass<'_> {
         self.out.push(Step::Depart(Piece { at, ..piece }));
     }
 
-    fn drop(&mut self, segment: u32, why: Cause) {
-        if let Some(Step::Drop { first, count, cause }) = self.out.last_mut()
+    fn drop(&mut self, piece: &Piece, why: Cause) {
+        if let Some(Step::Drop { first, count, cause, copy: false }) = self.out.last_mut()
+            && !piece.copy
             && *cause == why
-            && *first + *count == segment
+            && *first + *count == piece.first
         {
             *count += 1;
             return;
         }
-        self.out.push(Step::Drop { first: segment, count: 1, cause: why });
+        self.out.push(Step::Drop { first: piece.first, count: 1, cause: why, copy: piece.copy });
     }
 }
