@@ -260,6 +260,9 @@ pub struct Proof {
     pub delay_p99: Option<Duration>,
     /// Round trip there and back over the declared shapes of both directions, median.
     pub round_trip_p50: Option<Duration>,
+    /// The latency that was asked for on the way back of that round trip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back: Option<Duration>,
     /// Bits per second on the wire.
     pub rate: Option<f64>,
     /// Share of probes that were lost, percent.

@@ -94,7 +94,7 @@ fn links(out: &mut String, proofs: &[Proof], width: usize, paint: Paint) {
             }
         }
         let _ = writeln!(out, "  {}", words::cut(&tame(&proof.label), width - 2));
-        let LinkWords { asked, measured } = link_words(proof, proofs);
+        let LinkWords { asked, measured } = link_words(proof);
         let [a, b, c, d] = &asked;
         row(out, ["  asked", a, b, c, d]);
         let [a, b, c, d] = &measured;
@@ -121,8 +121,8 @@ pub(super) struct LinkWords {
 }
 
 /// What was asked of a link and what was measured on it.
-pub(super) fn link_words(proof: &Proof, proofs: &[Proof]) -> LinkWords {
-    let round_trip = asked_round_trip(proof, proofs).map_or_else(|| "-".into(), asked_delay);
+pub(super) fn link_words(proof: &Proof) -> LinkWords {
+    let round_trip = asked_round_trip(proof).map_or_else(|| "-".into(), asked_delay);
     let limit = proof.replayed.map(|r| r.rate).or(proof.asked.bandwidth.map(|b| b as f64));
     let limit = limit.map_or_else(|| "-".into(), rate);
     let measured = |d: Option<std::time::Duration>| d.map_or_else(|| "-".to_owned(), delay);
@@ -133,7 +133,7 @@ pub(super) fn link_words(proof: &Proof, proofs: &[Proof]) -> LinkWords {
     let carried = proof.rate.map_or_else(|| "-".into(), rate);
     let lost = percent((proof.loss_percent * 100.0).round() / 100.0);
     LinkWords {
-        asked: [round_trip, asked_one_way(&proof.asked), limit, asked_loss(&proof.asked.loss)],
+        asked: [round_trip, asked_one_way(&proof.asked), limit, asked_loss(&proof.asked)],
         measured: [measured(proof.round_trip_p50), one_way, carried, lost],
     }
 }
@@ -146,18 +146,10 @@ fn row(out: &mut String, [label, round_trip, one_way, rate, loss]: [&str; 5]) {
     let _ = writeln!(out, "{}", line.trim_end());
 }
 
-/// What a round trip should take: twice the latency when one shape holds both ways, else the sum with the link that
-/// leads back, where that one is known.
-fn asked_round_trip(proof: &Proof, proofs: &[Proof]) -> Option<std::time::Duration> {
-    if proof.label.contains("<->") {
-        return Some(proof.asked.latency * 2);
-    }
-    let (from, to) = proof.label.split_once(" -> ")?;
-    if from == to {
-        return Some(proof.asked.latency * 2);
-    }
-    let back = format!("{to} -> {from}");
-    proofs.iter().find(|p| p.label == back).map(|p| p.asked.latency + proof.asked.latency)
+/// What a round trip should take.
+fn asked_round_trip(proof: &Proof) -> Option<std::time::Duration> {
+    let back = proof.back.filter(|_| proof.asked.filter == Filter::Accept)?;
+    Some(proof.asked.latency + back)
 }
 
 fn asked_one_way(shape: &LinkShape) -> String {
@@ -170,11 +162,16 @@ fn asked_one_way(shape: &LinkShape) -> String {
     }
 }
 
-fn asked_loss(loss: &Loss) -> String {
-    match loss {
-        Loss::Random(chance) => percent(chance.percent),
-        Loss::GilbertElliott { .. } => "in bursts".into(),
-    }
+/// The share that is lost in the long run.
+fn asked_loss(shape: &LinkShape) -> String {
+    let share = match shape.loss {
+        _ if shape.filter != Filter::Accept => 100.0,
+        Loss::Random(chance) => chance.percent,
+        // A chain that never leaves the state that it begins in, which is the good one.
+        Loss::GilbertElliott { p: 0.0, good, .. } => good,
+        Loss::GilbertElliott { p, r, bad, good } => (p * bad + r * good) / (p + r),
+    };
+    percent((share * 100.0).round() / 100.0)
 }
 
 /// What has no column.
@@ -195,7 +192,10 @@ pub(super) fn other_effects(proof: &Proof) -> Option<String> {
     }
     let chances = [("duplicate", shape.duplicate), ("corrupt", shape.corrupt), ("reorder", shape.reorder)];
     let asked = chances.into_iter().filter(|(_, chance): &(_, Chance)| !chance.is_never());
-    effects.extend(asked.map(|(name, chance)| format!("{name} {}", percent(chance.percent))));
+    effects.extend(asked.map(|(name, chance)| {
+        let lost = if name == "corrupt" { " (which a receiver drops)" } else { "" };
+        format!("{name} {}{lost}", percent(chance.percent))
+    }));
     (!effects.is_empty()).then(|| effects.join(", "))
 }
 

@@ -111,6 +111,7 @@ fn proof(label: &str, asked: LinkShape) -> EventKind {
         delay_p50: Some(asked.latency + Duration::from_micros(34)),
         delay_p99: Some(asked.latency + Duration::from_micros(310)),
         round_trip_p50: Some(asked.latency * 2 + Duration::from_micros(70)),
+        back: Some(asked.latency),
         rate: asked.bandwidth.map(|b| b as f64 * 0.9966),
         loss_percent: 0.8123,
         probes: 400,

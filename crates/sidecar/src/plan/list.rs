@@ -1,6 +1,7 @@
 //! What a plan holds, listed: the distinct declared shapes for the proof, and everything in force for a reader.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use testground_model::shape::LinkShape;
 use testground_model::topology::{Endpoint, Link};
 
-use super::{Plan, Schedule};
+use super::{Destination, Plan, PortId, Schedule, receives, sends};
 use crate::show::seconds;
 
 /// A declared shape with the one on the way back, once for all links that have both.
@@ -72,30 +73,36 @@ pub struct InForce {
 impl Plan {
     /// Every distinct pair of a declared shape and the shape on the way back, in the order of the links and then of the
     /// timeline. A link that goes both ways counts once, unless another link gives its way back a shape of its own, and so do
-    /// two links there and back with one shape. What comes back over a link that changes has the shape of the change, or the one
-    /// that is declared from the start.
-    pub fn distinct_shapes(&self, later: &[Later]) -> Vec<Declared> {
+    /// two links there and back with one shape. What comes back is what two of the instances that the link is in force for would
+    /// see at this moment, or where a link changes the shape of the change.
+    pub fn distinct_shapes<'a>(&'a self, later: &'a [Later]) -> Vec<Declared> {
+        let mut networks: Vec<&str> = self.links.iter().map(|(link, _)| link.network.as_str()).collect();
+        networks.extend(later.iter().map(|later| later.link.network.as_str()));
+        let several = networks.iter().any(|name| *name != networks[0]);
         let mut found: Vec<(Declared, Named<'_>)> = Vec::new();
-        let mut note = |at, link, there: Arc<LinkShape>, back: Option<Arc<LinkShape>>, follows| {
+        let mut note = |at, link: &'a Link, there: Arc<LinkShape>, back: Option<Arc<LinkShape>>, follows| {
             let back = back.unwrap_or_else(|| Arc::clone(&self.transparent));
             let declared = Declared { label: String::new(), there, back, follows };
+            let both_ways = link.both_ways && declared.back == declared.there;
             match found.iter_mut().find(|(d, _)| d.is_same(&declared)) {
                 Some((_, named)) if named.is_turned(at, link) => named.both_ways = true,
                 Some((_, named)) => named.more += 1,
                 None => {
-                    let named = Named { at, link, both_ways: link.both_ways, more: 0 };
+                    let named =
+                        Named { at, link, both_ways, network: several.then_some(&link.network), more: 0 };
                     found.push((declared, named));
                 }
             }
         };
         for (link, shape) in self.links.iter() {
-            note(None, link, Arc::clone(shape), self.way_back(link), None);
+            let back = self.way_back(link, Some(shape));
+            note(None, link, Arc::clone(shape), back, None);
         }
         for Later { at, link, follows } in later {
             let shape = Arc::new(link.shape.clone());
             let is_its_own_way_back =
                 link.both_ways || contains(&link.from, &link.to) && contains(&link.to, &link.from);
-            let back = if is_its_own_way_back { Some(Arc::clone(&shape)) } else { self.way_back(link) };
+            let back = if is_its_own_way_back { Some(Arc::clone(&shape)) } else { self.way_back(link, None) };
             note(Some(*at), link, shape, back, follows.clone());
         }
         found.into_iter().map(|(d, named)| Declared { label: named.to_string(), ..d }).collect()
@@ -143,8 +150,48 @@ impl Plan {
         changes.chain(own).chain(links).collect()
     }
 
-    /// The shape of whatever comes back over a link: that of the last one that surely covers all of its pairs turned around.
-    fn way_back(&self, link: &Link) -> Option<Arc<LinkShape>> {
+    /// The shape of whatever comes back over a link: what is in force between two instances that it is in force for, if there are any
+    /// where that is its own shape as well; without such two that of the last link that surely covers all of its pairs turned around.
+    ///
+    /// `own` is its shape where another link may be in force in its place.
+    fn way_back(&self, link: &Link, own: Option<&Arc<LinkShape>>) -> Option<Arc<LinkShape>> {
+        let mut found = None;
+        let mut pairs = self.pairs(&link.from, &link.to, &link.network);
+        if link.both_ways {
+            pairs.extend(self.pairs(&link.to, &link.from, &link.network));
+        }
+        for (from, address, to, back) in pairs {
+            if own.is_some_and(|own| !Arc::ptr_eq(&self.resolve(from, address).shape, own)) {
+                continue;
+            }
+            let shape = self.resolve(to, back).shape;
+            if !link.both_ways || own.is_none_or(|own| Arc::ptr_eq(&shape, own)) {
+                return Some(shape);
+            }
+            found.get_or_insert(shape);
+        }
+        found.or_else(|| self.declared_back(link))
+    }
+
+    /// Instances between two endpoints, at most [`MOST_PAIRS`] of them: the sender, an address of the receiver, the receiver, and an
+    /// address of the sender.
+    fn pairs(&self, from: &Endpoint, to: &Endpoint, network: &str) -> Vec<(PortId, IpAddr, PortId, IpAddr)> {
+        let on = || self.members().filter(|member| member.network == network);
+        let receivers: Vec<_> = on()
+            .flat_map(|member| member.addresses.iter().map(move |address| (member, *address)))
+            .filter(|(member, address)| receives(to, Some(member), Destination::Host(*address)))
+            .collect();
+        let between = on().filter(|member| sends(from, member)).flat_map(|sender| {
+            let others = receivers.iter().filter(|(receiver, _)| receiver.port != sender.port);
+            others.filter_map(|(receiver, address)| {
+                let back = sender.addresses.iter().find(|own| own.is_ipv4() == address.is_ipv4())?;
+                Some((sender.port, *address, receiver.port, *back))
+            })
+        });
+        between.take(MOST_PAIRS).collect()
+    }
+
+    fn declared_back(&self, link: &Link) -> Option<Arc<LinkShape>> {
         let back = |other: &Link| {
             other.network == link.network
                 && (contains(&other.from, &link.to) && contains(&other.to, &link.from)
@@ -192,8 +239,13 @@ struct Named<'a> {
     at: Option<Duration>,
     link: &'a Link,
     both_ways: bool,
+    /// Where there are several.
+    network: Option<&'a str>,
     more: u32,
 }
+
+/// So many pairs of instances are looked at for one that a link is in force for.
+const MOST_PAIRS: usize = 2_000;
 
 // === impl Named ===
 
@@ -215,6 +267,9 @@ impl fmt::Display for Named<'_> {
         }
         let arrow = if self.both_ways { "<->" } else { "->" };
         write!(f, "{} {arrow} {}", words(&self.link.from), words(&self.link.to))?;
+        if let Some(network) = self.network {
+            write!(f, " on {network}")?;
+        }
         if self.more > 0 {
             write!(f, " and {} more", self.more)?;
         }

@@ -211,6 +211,58 @@ fn distinct_shapes_pair_each_shape_with_its_way_back() {
 }
 
 #[test]
+fn the_way_back_is_that_of_instances_which_the_link_is_in_force_for() {
+    let region = |name: &str| Endpoint::Region(name.to_owned());
+    let one = |index| Endpoint::Instance(InstanceName::new("n", index));
+    let address = |last: u8| Endpoint::Subnet(IpNet::from(IpAddr::from([16, 0, 0, last])));
+    let plan = |links| {
+        let mut plan = Plan::new(links);
+        for (index, place) in [(0, "eu"), (1, "eu"), (2, "jp")] {
+            plan.attach(Member {
+                port: PortId(index),
+                instance: InstanceName::new("n", index),
+                network: "default".to_owned(),
+                regions: vec![place.to_owned()],
+                addresses: vec![IpAddr::from([16, 0, 0, index as u8 + 2])],
+            });
+        }
+        plan
+    };
+    let shown = |plan: &Plan, later: &[Later]| {
+        let all = plan.distinct_shapes(later).into_iter();
+        let one = |d: Declared| (d.label, d.there.latency.as_millis(), d.back.latency.as_millis());
+        all.map(one).collect::<Vec<_>>()
+    };
+    let regions = plan(vec![
+        link(region("eu"), region("jp"), false, ms(100)),
+        link(region("jp"), region("eu"), false, ms(90)),
+        link(one(0), region("jp"), false, ms(7)),
+        link(one(2), address(3), false, ms(5)),
+    ]);
+    let later = Later { at: Duration::from_secs(1), link: link(one(0), one(2), false, ms(3)), follows: None };
+    assert_eq!(
+        shown(&regions, &[later]),
+        [
+            ("eu -> jp".to_owned(), 100, 5),
+            ("jp -> eu".to_owned(), 90, 7),
+            ("n[0] -> jp".to_owned(), 7, 90),
+            ("n[2] -> 16.0.0.3/32".to_owned(), 5, 100),
+            ("at 1s n[0] -> n[2]".to_owned(), 3, 90),
+        ]
+    );
+    // In force both ways between some, and one way between others.
+    let all = link(group("n"), group("n"), true, ms(1));
+    let two = plan(vec![all.clone(), link(one(1), one(0), false, ms(50))]);
+    let expected = [("n <-> n".to_owned(), 1, 1), ("n[1] -> n[0]".to_owned(), 50, 1)];
+    assert_eq!(shown(&two, &[]), expected);
+    // There is one network more: links say which is theirs.
+    let wan = Link { network: "wan".to_owned(), ..link(group("n"), group("n"), false, ms(2)) };
+    let labels: Vec<String> =
+        shown(&plan(vec![all, wan]), &[]).into_iter().map(|(label, ..)| label).collect();
+    assert_eq!(labels, ["n <-> n on default", "n -> n on wan"]);
+}
+
+#[test]
 fn what_is_in_force_is_listed_from_the_highest_layer() {
     let mut plan = three(vec![link(group("a"), group("b"), true, ms(1))]);
     plan.wish(PortId(1), Wishes { default: ms(2), rules: vec![(net("16.0.1.0/24"), ms(3))] });

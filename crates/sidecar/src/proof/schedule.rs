@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use testground_model::shape::{Filter, LinkShape, Loss};
+use testground_model::shape::{Filter, LinkShape, Loss, Queue, QueueLimit};
 
 use crate::plan::Declared;
 use crate::show::{rate, seconds};
@@ -301,7 +301,8 @@ impl Burst {
         let bare = LinkShape {
             latency: shape.latency,
             bandwidth: shape.bandwidth,
-            queue: shape.queue,
+            // The rate is to be seen, which a queue of a packet or two would leave a part of unused.
+            queue: Queue { limit: QueueLimit::Auto, ..shape.queue },
             reorder_gap: shape.reorder_gap,
             ..LinkShape::default()
         };

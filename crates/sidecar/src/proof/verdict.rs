@@ -44,6 +44,7 @@ pub(crate) fn judge(trial: &Trial, mut sample: Sample, settings: &ProofSettings)
         delay_p50: quantile(&sample.delays, 0.5),
         delay_p99: quantile(&sample.delays, 0.99),
         round_trip_p50: quantile(&sample.round_trips, 0.5),
+        back: Some(trial.declared.back.latency),
         rate: burst_rate(&mut sample.burst),
         loss_percent: percent(sample.sent.saturating_sub(arrived), sample.sent),
         probes: sample.sent,
@@ -82,7 +83,9 @@ pub(crate) fn has_time(mut sample: Sample, settings: &ProofSettings) -> bool {
 fn delay_off(trial: &Trial, proof: &Proof, settings: &ProofSettings) -> Option<String> {
     let asked = &proof.asked;
     let Some(measured) = proof.delay_p50 else {
-        return (most_lost(asked) < 100.0).then(|| "no packet arrived".to_owned());
+        // Where every packet skips the latency, none is left to tell it by.
+        let none = proof.loss_percent >= 100.0;
+        return (none && most_lost(asked) < 100.0).then(|| "no packet arrived".to_owned());
     };
     let arrived = f64::from(proof.probes) * (1.0 - proof.loss_percent / 100.0);
     let (low, high) = median_range(asked, arrived, trial.gap);
@@ -263,6 +266,12 @@ mod tests {
         let proof = judge(&trial, Sample { sent: 41, ..Sample::default() }, &ProofSettings::default());
         assert_eq!(proof.off[0], "no packet arrived");
         assert_eq!((proof.delay_p50, proof.loss_percent, proof.probes), (None, 100.0, 41));
+    }
+
+    #[test]
+    fn packets_that_all_skip_the_latency_have_arrived() {
+        let shape = LinkShape { latency: ms(20), reorder: Chance::percent(100.0), ..LinkShape::default() };
+        assert_eq!(off(&shape, Duration::from_micros(60), 0), Vec::<String>::new());
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub(super) struct Networks {
     shown: Arc<Mutex<Option<LabNetwork>>>,
     /// Files of captures and recordings are open.
     watched: bool,
+    /// Where decisions are noted once the instances are let go: what the proof sends is none of theirs.
+    record: Mutex<Option<std::fs::File>>,
 }
 
 /// What the network has to say while the run goes on.
@@ -93,11 +95,13 @@ impl Ground {
         let Ground { lab, gateway } = self;
         let namespaces = Arc::new(appear(&lab, setup, client).await?);
         let watched = watch(&lab, setup)?;
+        let record = setup.record.then(|| create(&setup.outputs, "links.jsonl")).transpose()?;
         let keys = Keys::new(&setup.id, &setup.run.plan, &setup.run.case);
         let timeline = Timeline::new(&setup.run.timeline, &setup.run.links);
         let (serving, notices) = Serving::start(lab.clone(), sync, keys, timeline).await.map_err(text)?;
         let shown = Arc::new(Mutex::new(Some(lab.clone())));
-        Ok((Networks { lab, gateway, namespaces, serving, shown, watched }, notices))
+        let record = Mutex::new(record);
+        Ok((Networks { lab, gateway, namespaces, serving, shown, watched, record }, notices))
     }
 }
 
@@ -106,6 +110,10 @@ impl Ground {
 impl Networks {
     /// Lets the instances go: their network is theirs, and the run's clock starts.
     pub(super) async fn release(&self) -> Result<(), String> {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(file) = record {
+            self.lab.switch().record(file).map_err(text)?;
+        }
         self.serving.release().await?;
         // So that the end of a run by such a fault can be tried out.
         if std::env::var_os("TESTGROUND_FAULT").is_some_and(|fault| fault == "switch-panic") {
@@ -235,7 +243,7 @@ impl Networks {
     }
 }
 
-/// Opens what is written while packets flow: captures and the record of decisions, in the outputs. Whether there is any.
+/// Opens captures, in the outputs. Whether anything is written while packets flow.
 fn watch(lab: &LabNetwork, setup: &Setup) -> Result<bool, String> {
     if lab.plane() == Plane::Kernel && (setup.record || setup.capture != Capture::Nobody) {
         return Err(
@@ -254,9 +262,6 @@ fn watch(lab: &LabNetwork, setup: &Setup) -> Result<bool, String> {
         let folder = crate::home::instance_dir(&setup.outputs, instance);
         let file = create(&folder, "packets.pcapng")?;
         lab.switch().capture(&ports, file).map_err(text)?;
-    }
-    if setup.record {
-        lab.switch().record(create(&setup.outputs, "links.jsonl")?).map_err(text)?;
     }
     Ok(setup.record || !captured.is_empty())
 }

@@ -238,7 +238,7 @@ fn links(out: &mut String, proofs: &[Proof]) {
     let off = proofs.iter().filter(|p| !p.off.is_empty());
     let well = proofs.iter().filter(|p| p.off.is_empty());
     for proof in off.chain(well).take(MOST_ROWS) {
-        let LinkWords { asked, measured } = link_words(proof, proofs);
+        let LinkWords { asked, measured } = link_words(proof);
         let class = if proof.off.is_empty() { "ok" } else { "failed" };
         let cells = |cells: &[String; 4]| {
             cells.iter().map(|c| format!("<td class=\"n\">{}</td>", Text(c))).collect::<String>()

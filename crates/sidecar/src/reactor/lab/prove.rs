@@ -85,7 +85,10 @@ impl Inner {
         }
         // Taken away whatever became of the measurement, whose failure is the one to tell.
         let cleared = self.clear(&bench);
+        // What the run is told of the switch is about the run.
+        let forgot = self.switch.forget();
         result.and(cleared)?;
+        forgot?;
         if proved.clean {
             let whole = |p: &&Proof| p.off.is_empty() && (p.asked.bandwidth.is_none() || p.rate.is_some());
             self.shared().proved = proved.proofs.iter().filter(whole).map(|p| p.asked.clone()).collect();
