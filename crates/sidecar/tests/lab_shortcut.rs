@@ -326,6 +326,44 @@ fn there_are_none_where_they_are_of_no_use() {
 }
 
 #[test]
+fn what_a_receiver_does_not_get_is_told_by_link_on_whichever_way_it_went() {
+    with_shortcuts("what_a_receiver_does_not_get_is_told_by_link_on_whichever_way_it_went", || async {
+        // By its own hands, and by asking for it; shaped, and not.
+        for (asks, shaped) in [(false, true), (true, true), (false, false), (true, false)] {
+            let (lab, pods) = lab(2).await;
+            let changes = if shaped { vec![overlay(0, 1, late(5))] } else { Vec::new() };
+            lab.change(changes, Vec::new()).unwrap();
+            let (from, to) = (socket(&pods[0], "16.0.0.2"), socket(&pods[1], "16.0.0.3"));
+            from.send_to(b"0", "16.0.0.3:7000").unwrap();
+            to.recv(&mut [0; 8]).unwrap();
+            for number in 0..300 {
+                if number == 100 && asks {
+                    let off = br#"{"network":"default","enable":false}"#;
+                    let off = testground_sidecar::request::Request::read(off).unwrap();
+                    lab.apply(&instance("a", 1), off).await.unwrap();
+                } else if number == 100 {
+                    pods[1].stdout("ip link set data down");
+                }
+                from.send_to(b"1", "16.0.0.3:7000").unwrap();
+                pause(Duration::from_micros(200));
+            }
+            let row = || row(&lab, NEAR, FAR).unwrap();
+            until(|| row().delivered.packets + row().drops.values().sum::<u64>() >= 301);
+            let row = row();
+            to.set_nonblocking(true).unwrap();
+            let got = 1 + std::iter::from_fn(|| to.recv(&mut [0; 8]).ok()).count() as u64;
+            let dropped: u64 = row.drops.values().sum();
+            assert_eq!(
+                (row.sent, row.delivered.packets, dropped),
+                (301, got, 301 - got),
+                "{asks} {shaped}: {row:?}"
+            );
+            assert!((2..=101).contains(&got), "{asks} {shaped}: {got}");
+        }
+    });
+}
+
+#[test]
 fn what_a_receiver_that_is_down_does_not_get_is_no_delivery() {
     with_shortcuts("what_a_receiver_that_is_down_does_not_get_is_no_delivery", || async {
         let (lab, pods) = lab(2).await;

@@ -57,6 +57,7 @@ pub(crate) type Reply<T> = SyncSender<T>;
 pub(crate) enum Command {
     Attach(Box<PortSpec>, Reply<Result<(), SwitchError>>),
     Readdress(PortId, Vec<IpAddr>, Reply<Result<(), SwitchError>>),
+    SetUp(PortId, bool, Reply<Result<(), SwitchError>>),
     AllowPeers(PortId, bool, Reply<Result<(), SwitchError>>),
     Detach(PortId, Reply<Result<Option<Port>, SwitchError>>),
     Install(Arc<Plan>, Vec<(PortId, PortId, u64)>, Reply<()>),
@@ -95,6 +96,11 @@ impl Switch {
     /// Gives a port these addresses, in the place of all it had.
     pub fn readdress(&self, port: PortId, addresses: Vec<IpAddr>) -> Result<(), SwitchError> {
         self.ask(|reply| Command::Readdress(port, addresses, reply))?
+    }
+
+    /// Says whether a port's interface takes packets, where its descriptor would not say so.
+    pub fn set_up(&self, port: PortId, up: bool) -> Result<(), SwitchError> {
+        self.ask(|reply| Command::SetUp(port, up, reply))?
     }
 
     /// Says whether a control port may talk to other control ports that may too, and not only to the gateway.

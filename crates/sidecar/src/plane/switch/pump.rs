@@ -218,6 +218,7 @@ impl Pump {
             Command::Readdress(port, addresses, reply) => {
                 drop(reply.send(self.fabric.readdress(port, addresses)));
             }
+            Command::SetUp(port, up, reply) => drop(reply.send(self.fabric.set_up(port, up))),
             Command::AllowPeers(port, allow, reply) => drop(reply.send(self.fabric.allow_peers(port, allow))),
             Command::Detach(port, reply) => drop(reply.send(self.detach(port))),
             Command::Install(plan, passed, reply) => {

@@ -164,26 +164,40 @@ impl Inner {
         let there: Vec<Step> =
             steps(link, &before, after).into_iter().chain(routes(pod.control, was, routing)).collect();
         let back = || steps(link, after, &before).into_iter().chain(routes(pod.control, routing, was));
+        let port = slot.data[index].port;
+        // Before it is so, or after: what comes between is no delivery.
+        let tell = |up| match self.shortcuts {
+            Some(_) => self.switch.set_up(port, up),
+            None => Ok(()),
+        };
+        if !after.up {
+            tell(false)?;
+        }
         if !there.is_empty()
             && let Err(error) = pod.visit(tour, &there)
         {
             pod.restore(tour, &back().collect::<Vec<_>>());
+            tell(before.up)?;
             return Err(error);
         }
         if let Some(shortcuts) = &self.shortcuts
             && after.up
             && !before.up
-            && let Err(error) = shortcuts.await_up(slot.data[index].port)
+            && let Err(error) = shortcuts.await_up(port)
         {
             pod.restore(tour, &back().collect::<Vec<_>>());
             return Err(error);
         }
         if before != *after
             && self.wires.is_none()
-            && let Err(error) = self.switch.readdress(slot.data[index].port, after.addresses())
+            && let Err(error) = self.switch.readdress(port, after.addresses())
         {
             pod.restore(tour, &back().collect::<Vec<_>>());
+            tell(before.up)?;
             return Err(error.into());
+        }
+        if after.up && !before.up {
+            tell(true)?;
         }
         pod.data[index].state = after.clone();
         pod.routing = routing;

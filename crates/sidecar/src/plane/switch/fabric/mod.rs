@@ -138,6 +138,7 @@ impl Fabric {
             mtu: spec.mtu,
             gateway: spec.gateway,
             allow_peers: spec.allow_peers,
+            up: true,
             sent: Traffic::default(),
             received: Traffic::default(),
             drops: Drops::default(),
@@ -145,6 +146,14 @@ impl Fabric {
             copies: CopyBudget::default(),
         }));
         Ok(slot)
+    }
+
+    /// Says whether a port's interface takes packets, where its descriptor would not say so.
+    pub fn set_up(&mut self, port: PortId, up: bool) -> Result<(), SwitchError> {
+        let slot = self.slot(port)?;
+        let Some(node) = &mut self.nodes[slot as usize] else { return Err(SwitchError::NoSuchPort(port)) };
+        node.up = up;
+        Ok(())
     }
 
     /// Gives a port these addresses in the place of all it had.

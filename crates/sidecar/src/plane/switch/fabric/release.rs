@@ -106,6 +106,9 @@ impl Fabric {
         emit: &mut Emit<'_>,
     ) -> Result<(), Cause> {
         let node = self.node(to).ok_or(Cause::ReceiverGone)?;
+        if !node.up {
+            return Err(Cause::ReceiverDown);
+        }
         let plain = vnet.gso.is_none() && vnet.partial_checksum.is_none();
         if node.framing == Framing::VirtioNet || plain {
             return emit(Emission { to, vnet: *vnet, head, body });

@@ -30,6 +30,8 @@ pub(super) struct Node {
     pub(super) mtu: u32,
     pub(super) gateway: bool,
     pub(super) allow_peers: bool,
+    /// It takes packets.
+    pub(super) up: bool,
     pub(super) sent: Traffic,
     pub(super) received: Traffic,
     pub(super) drops: Drops,

@@ -22,6 +22,8 @@ pub(super) struct Passed {
 
 impl Shared {
     pub(super) fn extend(&mut self, snapshot: &mut Snapshot) -> Result<(), NetlinkError> {
+        // First, while links have what came by the switch and nothing else.
+        self.between(snapshot)?;
         let mut sum = self.gone;
         for (from, side) in &self.sides {
             let counted = passed(&mut self.tc, side)?;
@@ -52,7 +54,7 @@ impl Shared {
                 }),
             }
         }
-        self.between(snapshot)
+        Ok(())
     }
 
     /// What was lost between an instance and the switch, where neither of the two has seen it.
@@ -61,19 +63,55 @@ impl Shared {
         for (port, side) in &self.sides {
             let full =
                 links.iter().find(|link| link.index == side.tap).map_or(0, |link| link.stats.tx_dropped);
-            let to_it = self.tc.filters(side.tap, Handle::CLSACT_INGRESS)?;
-            let down = to_it.iter().map(|filter| filter.acted_on.overlimits).sum();
             if let Some(view) = snapshot.ports.iter_mut().find(|view| view.port == port.0) {
                 count(&mut view.drops, Cause::SwitchFull, full);
-                view.received.packets = view.received.packets.saturating_sub(down);
             }
             count(&mut snapshot.data.drops, Cause::SwitchFull, full);
-            count(&mut snapshot.data.drops, Cause::ReceiverDown, down);
-            let delivered = &mut snapshot.data.delivered;
-            delivered.packets = delivered.packets.saturating_sub(down);
+            let to_it = self.tc.filters(side.tap, Handle::CLSACT_INGRESS)?;
+            not_taken(snapshot, *port, to_it.iter().map(|filter| filter.acted_on.overlimits).sum());
         }
         Ok(())
     }
+}
+
+/// Packets that the switch took for delivered, and the receiver's interface did not take, because it was down. Of several senders each
+/// has lost its share of what it sent there: which packets it were, nobody has seen.
+fn not_taken(snapshot: &mut Snapshot, to: PortId, packets: u64) {
+    let Some(receiver) = snapshot.ports.iter_mut().find(|view| view.port == to.0).filter(|_| packets > 0)
+    else {
+        return;
+    };
+    let name = receiver.name.clone();
+    receiver.received = less(receiver.received, packets);
+    snapshot.data.delivered = less(snapshot.data.delivered, packets);
+    count(&mut snapshot.data.drops, Cause::ReceiverDown, packets);
+    let into = || snapshot.links.iter().enumerate().filter(|(_, link)| link.to == name);
+    let (mut left, mut of) = (packets, into().map(|(_, link)| link.delivered.packets).sum::<u64>());
+    let places: Vec<usize> = into().map(|(place, _)| place).collect();
+    for place in places {
+        let link = &mut snapshot.links[place];
+        let sent = link.delivered.packets;
+        let share = (u128::from(left) * u128::from(sent)).div_ceil(u128::from(of.max(1))) as u64;
+        (left, of) = (left - share, of - sent);
+        link.delivered = less(link.delivered, share);
+        count(&mut link.drops, Cause::ReceiverDown, share);
+        let (from, pair) = (link.from.clone(), format!("{} -> {name} ", link.from));
+        if let Some(sender) = snapshot.ports.iter_mut().find(|view| view.name == from) {
+            count(&mut sender.drops, Cause::ReceiverDown, share);
+        }
+        let mut classes = snapshot.classes.iter_mut().filter(|class| class.name.starts_with(&pair));
+        if let (Some(class), None) = (classes.next(), classes.next()) {
+            class.passed = less(class.passed, share);
+            count(&mut class.drops, Cause::ReceiverDown, share);
+        }
+    }
+}
+
+/// Without so many of the packets; of the bytes an average.
+fn less(traffic: Traffic, packets: u64) -> Traffic {
+    let left = traffic.packets.saturating_sub(packets);
+    let share = u128::from(traffic.bytes) * u128::from(left) / u128::from(traffic.packets.max(1));
+    Traffic { packets: left, bytes: share as u64 }
 }
 
 /// What has passed the open doors of an interface, by their number.
@@ -104,12 +142,8 @@ impl Passed {
         self.lost += other.lost;
     }
 
-    /// The bytes of what was lost are an average.
     fn arrived(self) -> Traffic {
-        let Passed { sent: Traffic { packets, bytes }, lost } = self;
-        let left = packets.saturating_sub(lost);
-        let share = u128::from(bytes) * u128::from(left) / u128::from(packets.max(1));
-        Traffic { packets: left, bytes: share as u64 }
+        less(self.sent, self.lost)
     }
 
     /// Counts it with a pair of interfaces, for which the switch has not seen so many of the packets.
