@@ -85,7 +85,7 @@ async fn prove(shapes: u32) {
     let late = format!(
         "late p99 {} us, clean {}, off {}",
         proved.lateness.late.map_or(0.0, |late| late.p99_us),
-        proved.clean,
+        proved.busy.is_none(),
         proved.off().len()
     );
     figure("lab_prove", started.elapsed(), &format!("{shapes} shapes of 20 to 96 ms, {late}"));

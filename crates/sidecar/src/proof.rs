@@ -25,9 +25,9 @@ pub struct Proved {
     pub unproved: Vec<String>,
     /// The switch's own record for the time of the measurement; of several the worst.
     pub lateness: Lateness,
-    /// Whether what is off is the plane's doing. If not, the machine had no time for a measurement: the switch was late, or
-    /// packets of an unshaped link beside took long.
-    pub clean: bool,
+    /// Where something is off and that may not be the plane's doing, since the machine had no time for a measurement: how that
+    /// showed.
+    pub busy: Option<String>,
 }
 
 // === impl Proved ===

@@ -84,8 +84,7 @@ pub enum RequestError {
     Address {
         /// `IPv4` or `IPv6`.
         field: &'static str,
-        /// Why.
-        #[source]
+        /// Why; in the text, and so no source.
         error: AddressError,
     },
     /// Somebody else has the address.

@@ -76,9 +76,10 @@ pub fn seconds(time: Duration) -> String {
 
 /// Bits per second in the largest unit that leaves it readable: `10 Mbit/s`.
 pub fn rate(bits: f64) -> String {
-    let (unit, name) = match bits {
-        b if b >= 1e9 => (1e9, "Gbit/s"),
-        b if b >= 1e6 => (1e6, "Mbit/s"),
+    // What is rounded to a thousand of a unit is one of the next.
+    let (unit, name) = match bits + 0.0005 {
+        b if b >= 1e9 - 500.0 => (1e9, "Gbit/s"),
+        b if b >= 1e6 - 0.5 => (1e6, "Mbit/s"),
         b if b >= 1e3 => (1e3, "kbit/s"),
         _ => (1.0, "bit/s"),
     };

@@ -263,11 +263,11 @@ async fn prove(lab: &LabNetwork, settings: &ProofSettings, changes: &[Later]) ->
     let begun = Instant::now();
     let proved = loop {
         let proved = lab.prove(settings, changes.to_vec()).await.unwrap();
-        if proved.clean || begun.elapsed() > PATIENCE {
+        if proved.busy.is_none() || begun.elapsed() > PATIENCE {
             break proved;
         }
     };
-    assert!(proved.clean, "the machine is too busy to measure: {proved:#?}");
+    assert!(proved.busy.is_none(), "the machine is too busy to measure: {proved:#?}");
     proved
 }
 

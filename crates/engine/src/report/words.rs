@@ -30,10 +30,11 @@ pub(super) fn asked_delay(delay: Duration) -> String {
 
 /// Bits per second with three digits that count.
 pub(super) fn rate(bits: f64) -> String {
+    // What is rounded to a thousand of a unit is one of the next.
     let (value, unit) = match bits {
-        b if b >= 1e9 => (b / 1e9, "Gbit/s"),
-        b if b >= 1e6 => (b / 1e6, "Mbit/s"),
-        b if b >= 1e3 => (b / 1e3, "kbit/s"),
+        b if b >= 999.5e6 => (b / 1e9, "Gbit/s"),
+        b if b >= 999.5e3 => (b / 1e6, "Mbit/s"),
+        b if b >= 999.5 => (b / 1e3, "kbit/s"),
         b => (b, "bit/s"),
     };
     let places = if value >= 100.0 { 0 } else { 2 - usize::from(value >= 10.0) };
@@ -175,6 +176,7 @@ mod tests {
         for (value, text) in rates {
             assert_eq!(rate(value), text);
         }
+        assert_eq!((rate(999.7e6), rate(999.4e6)), ("1 Gbit/s".into(), "999 Mbit/s".into()));
         assert_eq!(rate(256_000.0), "256 kbit/s");
         assert_eq!(rate(100.0), "100 bit/s");
         assert_eq!((percent(1.0), percent(0.25)), ("1 %".into(), "0.25 %".into()));

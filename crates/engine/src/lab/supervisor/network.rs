@@ -142,11 +142,7 @@ impl Networks {
     pub(super) async fn prove(&self, setup: &Setup, client: &Client) -> Result<(), String> {
         let later = Timeline::new(&setup.run.timeline, &setup.run.links).shapes();
         let proved = self.lab.prove(&setup.run.settings.proof, later).await.map_err(text)?;
-        if !proved.clean {
-            let why = match proved.lateness.late {
-                Some(late) => format!("packets were released {:.1} ms late (p99)", late.p99_us / 1000.0),
-                None => "packets of an unshaped link beside them took long".to_owned(),
-            };
+        if let Some(why) = &proved.busy {
             let mut message = format!("this machine was too busy to prove the shapes: {why}");
             for off in proved.off() {
                 let _ = write!(message, "; {off}");
@@ -157,7 +153,7 @@ impl Networks {
             client.event(EventKind::Warning { message: format!("not proved: {why}") }).await;
         }
         for mut proof in proved.proofs {
-            if !proved.clean {
+            if proved.busy.is_some() {
                 proof.off.clear();
             }
             client.event(EventKind::ShapeProved(proof)).await;

@@ -229,8 +229,8 @@ fn links(out: &mut String, proofs: &[Proof]) {
         return;
     }
     out.push_str(
-        "<section id=\"links\"><h2>Links</h2>\n<p class=\"hint\">What the composition asks for, and what was measured on the \
-         very links before the instances were let go.</p>\n<div class=\"wide\"><table><thead><tr><th>link</th><th></th>\
+        "<section id=\"links\"><h2>Links</h2>\n<p class=\"hint\">What the composition asks for, and what was measured before \
+         the instances were let go, between two ports of the lab that had these links.</p>\n<div class=\"wide\"><table><thead><tr><th>link</th><th></th>\
          <th class=\"n\">round trip</th><th class=\"n\">one way (p50 / p99)</th><th class=\"n\">rate</th>\
          <th class=\"n\">loss</th></tr></thead>\n",
     );

@@ -28,6 +28,7 @@ use crate::proof::schedule::{APART, MTU, Round, Trial, rounds};
 use crate::proof::stretch::Stretch;
 use crate::proof::verdict::{has_time, judge};
 use crate::proof::{ATTEMPTS, NETWORK, Proved};
+use crate::show::seconds;
 
 /// The probe interface's name in its namespace.
 const PROBE: &str = "probe";
@@ -69,7 +70,7 @@ impl Inner {
         }
         let (rounds, mut unproved) = rounds(&declared);
         unproved.extend(refused);
-        let mut proved = Proved { unproved, clean: true, ..Proved::default() };
+        let mut proved = Proved { unproved, ..Proved::default() };
         let most = rounds.iter().map(|r| r.trials.len()).max().unwrap_or(0);
         if most == 0 {
             return Ok(proved);
@@ -89,7 +90,7 @@ impl Inner {
         let forgot = self.switch.forget();
         result.and(cleared)?;
         forgot?;
-        if proved.clean {
+        if proved.busy.is_none() {
             let whole = |p: &&Proof| p.off.is_empty() && (p.asked.bandwidth.is_none() || p.rate.is_some());
             self.shared().proved = proved.proofs.iter().filter(whole).map(|p| p.asked.clone()).collect();
         }
@@ -126,11 +127,24 @@ impl Inner {
                 lateness.late = None;
             }
             let p99_us = |lateness: &Lateness| lateness.late.map_or(0.0, |late| late.p99_us);
-            let clean = p99_us(&lateness) <= settings.delay.as_secs_f64() * 1e6 / 2.0
-                && after.shortfall() == before.shortfall()
-                && seen.late <= SENDER_LATE
-                && seen.idle <= settings.rate_percent / 2.0
-                && has_time(yardstick, settings);
+            let late = p99_us(&lateness);
+            let signs = [
+                (late > settings.delay.as_secs_f64() * 1e6 / 2.0)
+                    .then(|| format!("packets were released {late:.0} us late (p99)")),
+                (after.shortfall() != before.shortfall())
+                    .then(|| "the switch had no room for packets".to_owned()),
+                (seen.late > SENDER_LATE)
+                    .then(|| format!("packets were sent up to {} late", seconds(seen.late))),
+                (seen.idle > settings.rate_percent / 2.0).then(|| {
+                    format!(
+                        "a link had nothing to carry for {:.0} % of its burst, which was sent too slowly",
+                        seen.idle
+                    )
+                }),
+                (!has_time(yardstick, settings))
+                    .then(|| "packets of an unshaped link beside them took long".to_owned()),
+            ];
+            let busy = signs.into_iter().flatten().next();
 
             let mut off = (Vec::new(), Vec::new());
             for ((trial, sample), place) in round.trials.iter().zip(seen.samples).zip(places) {
@@ -148,7 +162,7 @@ impl Inner {
             // A burst takes a few milliseconds, for which the machine may have been late without anybody's notice: what is off
             // is measured again in any case.
             if all_well || attempt == ATTEMPTS {
-                proved.clean &= all_well || clean;
+                proved.busy = proved.busy.take().or(busy.filter(|_| !all_well));
                 if p99_us(&lateness) >= p99_us(&proved.lateness) {
                     proved.lateness = lateness;
                 }
