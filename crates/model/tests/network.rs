@@ -186,6 +186,8 @@ fn networks_that_can_not_be_are_refused() {
     let two = "[[networks]]\nname = \"default\"\nsubnet = \"10.0.0.0/8\"\n[[networks]]\nname = \"n\"\nsubnet = \"10.1.0.0/16\"\n";
     let (line, _, message) = error(two);
     assert_eq!((line, message.as_str()), (6, "10.1.0.0/16 overlaps with network default"));
+    let (at, _, message) = error("[[networks]]\nname = \"control\"\n");
+    assert!(at == 2 && message.contains("\"control\" can't be the name of a network"), "{at}: {message}");
     let (_, _, message) = error("[[networks]]\nname = \"n\"\n[[networks]]\nname = \"n\"\n");
     assert_eq!(message, "network names not unique; found duplicate: n");
 }

@@ -129,6 +129,9 @@ pub enum Deed {
     },
 }
 
+/// What every instance's first interface is called; see `sidecar`'s reactor.
+const CONTROL: &str = "control";
+
 /// The longest moment of a timeline.
 const MAX_TIME: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -141,6 +144,11 @@ pub(super) fn networks(root: &TableReader<'_>, mistakes: &Mistakes) -> Vec<Netwo
             mistakes.push(name.place.error(format!(
                 "{:?} can't be the name of a network: 1 to 200 characters, no `/`, `:` or control character",
                 name.value
+            )));
+        }
+        if let Some(name) = name.as_ref().filter(|n| n.value == CONTROL) {
+            mistakes.push(name.place.error(format!(
+                "{CONTROL:?} can't be the name of a network: it is that of the interface by which instances reach the lab's services"
             )));
         }
         let subnet = t

@@ -97,6 +97,40 @@ fn a_capture_is_what_tshark_reads() {
 }
 
 #[test]
+fn a_group_s_name_captures_the_whole_group_in_the_runs_that_have_it() {
+    let session = Session::with_plan("exit 0", "");
+    let runs = "[[runs]]\nid = \"one\"\n[[runs.groups]]\nid = \"g\"\n\
+                [[runs]]\nid = \"two\"\n[[runs.groups]]\nid = \"h\"\n";
+    let other = format!("[[groups]]\nid = \"h\"\ninstances = {{ count = 1 }}\n{runs}");
+    session.write("plan/composition.toml", &composition(2, &other).replace("total_instances = 2\n", ""));
+    let wrong =
+        [("gg", ""), ("G[0]", "g[0]"), ("h[9]", "h[0]"), ("ALL", "all"), ("g[0],h[0]", ""), ("h[x]", "h[0]")];
+    for (typed, near) in wrong {
+        for more in [&["--dry-run"][..], &[]] {
+            let refused = session.run(&[&["--capture", typed], more].concat());
+            assert_eq!(refused.code, Some(2), "{typed}: {refused:?}");
+            let said = &refused.stderr;
+            assert!(said.contains("there are all, g, g[0], g[1], h, h[0]"), "{typed}: {said}");
+            assert!(near.is_empty() || said.contains(&format!("did you mean {near}?")), "{typed}: {said}");
+        }
+    }
+    let none = session.testground(&["runs", "list"]);
+    assert!(none.stdout.is_empty(), "nothing was started: {none:?}");
+
+    let done = session.run(&["--capture", "g", "--capture", "g[0]"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let captured =
+        |outputs: &std::path::Path, instance: &str| outputs.join(instance).join("packets.pcapng").exists();
+    let outputs = done.events.iter().filter_map(|e| match &e.kind {
+        EventKind::RunQueued { outputs, .. } => Some(std::path::PathBuf::from(outputs)),
+        _ => None,
+    });
+    let outputs: Vec<_> = outputs.collect();
+    assert!(captured(&outputs[0], "g/0") && captured(&outputs[0], "g/1"), "{done:?}");
+    assert!(!captured(&outputs[1], "h/0"), "{done:?}");
+}
+
+#[test]
 fn a_partition_and_its_heal_take_place_on_the_run_s_clock() {
     let script = r#"
 testground sync signal up >/dev/null; testground sync barrier up 2 >/dev/null

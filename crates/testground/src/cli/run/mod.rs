@@ -3,6 +3,7 @@
 //! What was typed is in this file; what it means is worked out in `prepare`, and carried out in `watch`, round by round
 //! (`rounds`).
 
+mod capture;
 mod extra;
 pub(in crate::cli) mod link;
 pub(in crate::cli) mod prepare;
@@ -76,8 +77,9 @@ struct Common {
     /// Keep the lab of a run that failed, for a look with `testground exec`, until Ctrl-C.
     #[arg(long)]
     hold: bool,
-    /// Capture the packets of GROUP[INDEX], or of `all`, as pcapng in their outputs.
-    #[arg(long, value_name = "GROUP[INDEX]|all")]
+    /// Capture the packets of a group, of one instance of it, or of `all`, as pcapng in their outputs; may be given several
+    /// times.
+    #[arg(long, value_name = "GROUP|GROUP[INDEX]|all")]
     capture: Vec<String>,
     /// Record every decision of the links for `testground network trace`.
     #[arg(long)]

@@ -19,7 +19,7 @@ use testground_model::single::Single;
 use testground_model::template::{Expanded, expand, is_template};
 use testground_sidecar::plane::kernel::{Abilities, Wishes, refusals};
 
-use super::{Common, SingleArgs, What, link};
+use super::{Common, SingleArgs, What, capture, link};
 use crate::cli::build;
 
 /// Runs in their order, and where their plan is.
@@ -30,6 +30,8 @@ pub(super) struct Prepared {
     pub(super) concurrent_builds: usize,
     /// The seed of runs for which nobody has chosen one.
     pub(super) drawn_seed: u64,
+    /// Whose packets are captured.
+    pub(super) capture: capture::Wanted,
     /// What `--write-artifacts` needs: the file, and what was read.
     written: Option<Box<Written>>,
 }
@@ -115,10 +117,11 @@ pub(super) fn prepare(what: &What, common: &Common) -> anyhow::Result<Result<Pre
                 check_tools(&run.groups, &std::env::var_os("PATH").unwrap_or_default())
                     .map_err(|e| anyhow!("{e}"))?;
             }
+            let capture = capture::Wanted::of(&common.capture, &runs)?;
             let concurrent_builds = concurrent_builds(&composition);
             let written = write_to.map(|file| Written { file, manifest, composition, ignore_artifacts });
             let written = written.map(Box::new);
-            Ok(Prepared { runs, plan_dir: plan.dir, concurrent_builds, drawn_seed, written })
+            Ok(Prepared { runs, plan_dir: plan.dir, concurrent_builds, drawn_seed, capture, written })
         }
         Err(mistakes) => Err(tell(&mistakes)),
     })

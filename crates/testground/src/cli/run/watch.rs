@@ -8,13 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use testground_engine::home::Home;
-use testground_engine::lab::protocol::Capture;
 use testground_engine::report::{EventLog, Junit, Look, Terminal};
 use testground_engine::run::{Request, execute};
 use testground_engine::runs::Keeper;
 use testground_model::event::{Event, EventKind};
 use testground_model::measure::Source;
-use testground_model::name::{InstanceName, RunId};
+use testground_model::name::RunId;
 use testground_model::outcome::{EmulatorLate, ExitCode, RunOutcome};
 use testground_model::run::Run;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,7 +27,6 @@ use super::rounds::Rounds;
 /// Runs everything, round by round; the exit code of the first run that failed.
 pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow::Result<ExitCode> {
     let home = Home::open(|name| std::env::var_os(name))?;
-    let capture = captures(&common.capture)?;
     let mut rounds = Rounds::new(common.repeat, common.until_fail);
     let several = prepared.runs.len() > 1 || rounds.are_several();
     let extra = Extra::of(common, several)?;
@@ -50,6 +48,7 @@ pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow
                 let source = Source { plan: run.plan.clone(), case: run.case.clone(), run: id.to_string() };
                 let mut readers = Readers::open(&home, &run, &id, &picture, verbose)?;
                 files.begin(&rounds.name(&name));
+                let capture = prepared.capture.in_run(&run);
                 let request = Request {
                     id: id.clone(),
                     run,
@@ -57,7 +56,7 @@ pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow
                     path: std::env::var_os("PATH").unwrap_or_default(),
                     concurrent_builds: prepared.concurrent_builds,
                     hold: common.hold,
-                    capture: capture.clone(),
+                    capture,
                     record: common.record,
                 };
                 let mut on_event = |event: &Event| {
@@ -253,17 +252,6 @@ pub(in crate::cli) fn new_id() -> RunId {
     let fraction = (u64::from(now.subsec_nanos()) << 24) / 1_000_000_000;
     chance[..3].copy_from_slice(&(fraction as u32).to_be_bytes()[1..]);
     RunId::new(now.as_secs() as u32, chance)
-}
-
-fn captures(typed: &[String]) -> anyhow::Result<Capture> {
-    if typed.iter().any(|t| t == "all") {
-        return Ok(Capture::All);
-    }
-    let parse = |t: &String| {
-        InstanceName::parse(t).with_context(|| format!("--capture {t}: it is written GROUP[INDEX], or all"))
-    };
-    let names: Vec<InstanceName> = typed.iter().map(parse).collect::<anyhow::Result<_>>()?;
-    Ok(if names.is_empty() { Capture::Nobody } else { Capture::Some(names) })
 }
 
 /// As the original names it: `<file or id>.tgz`, and for several runs `<file or "multiple">-<run>-<id>.tgz`.
