@@ -15,9 +15,11 @@ pub use self::logs::{LogError, Logs, Wanted};
 pub use self::remove::{RemoveError, Spare, remove, stale};
 
 use std::fs;
+use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
+use testground_model::event::{Event, EventKind};
 use testground_model::name::RunId;
 
 use crate::home::Home;
@@ -126,6 +128,15 @@ pub fn is_going(dir: &Path) -> bool {
     // The probe's own lock is gone when the file is closed, a moment later; whoever begins a run waits for that.
     let free = rustix::fs::flock(&record, FlockOperation::NonBlockingLockShared);
     matches!(free, Err(rustix::io::Errno::WOULDBLOCK))
+}
+
+/// Whether the run's lab came up, by what its record says; without a record it did not.
+pub fn had_lab(dir: &Path) -> bool {
+    let Ok(record) = fs::File::open(dir.join(RECORD_FILE)) else { return false };
+    let lines = io::BufReader::new(record).lines().map_while(Result::ok);
+    let mut kinds =
+        lines.filter_map(|line| serde_json::from_str::<Event>(&line).ok()).map(|event| event.kind);
+    kinds.any(|kind| matches!(kind, EventKind::LabStarted { .. }))
 }
 
 fn nearest(ids: &[RunId], typed: &str) -> Vec<RunId> {

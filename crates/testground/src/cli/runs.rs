@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 use std::io::{BufRead, IsTerminal, Write as _};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde::Serialize;
 use testground_engine::home::Home;
-use testground_engine::lab::find::{self, Found};
+use testground_engine::lab::find::{self, Found, NoLab};
 use testground_engine::runs::{self, Kept, RemoveError, RunInfo, Spare, State};
+use testground_model::name::RunId;
 use testground_model::outcome::ExitCode;
 use testground_model::units;
 
@@ -117,31 +118,39 @@ fn list(home: &Home, plan: Option<&str>, latest: Option<usize>, json: bool) -> a
     Ok(ExitCode::Success)
 }
 
-/// The lab of a run that goes on. `last` is the last one of this home, whatever other users of the machine run.
+/// The lab of a run that goes on.
 ///
 /// # Errors
-/// When no running lab is meant; of a run that is over, how it ended.
+/// When no running lab is meant; of a run of this home, in which state it is.
 pub(super) fn lab(typed: &str) -> anyhow::Result<Found> {
     // Labs are there without a home too.
     let home = Home::open(|name| std::env::var_os(name)).ok();
-    let last = home.as_ref().filter(|_| matches!(typed, "last" | "latest")).and_then(|home| {
-        let going = runs::all(home).into_iter().rev().find(|kept| runs::is_going(&kept.dir))?;
-        Some(going.id.to_string())
-    });
-    let why = match find::by_prefix(last.as_deref().unwrap_or(typed)) {
-        Ok(found) => return Ok(found),
-        Err(why) => why,
+    match find::lab(home.as_ref(), typed) {
+        Ok(found) => Ok(found),
+        Err(NoLab::Unknown(why)) => bail!(why),
+        Err(NoLab::NotNow { run, running }) => {
+            let mut why = without_lab(&run);
+            if !running.is_empty() {
+                let running: Vec<&str> = running.iter().map(RunId::as_str).collect();
+                why.push_str(&format!("; these are running: {}", running.join(", ")));
+            }
+            bail!(why)
+        }
+    }
+}
+
+/// Why a run has no lab.
+fn without_lab(run: &Kept) -> String {
+    let (id, dir) = (&run.id, &run.dir);
+    let Ok(info) = RunInfo::read(dir) else {
+        return format!("run {id} has no lab, and what is known of it in {} can't be read", dir.display());
     };
-    let over = home.and_then(|home| runs::find(&home, typed).ok()).and_then(|kept| {
-        let info = RunInfo::read(&kept.dir).ok()?;
-        let ended = outcome(&info, info.state(&kept.dir));
-        info.ended.map(|_| format!("run {} is over ({ended}), and its lab is gone", kept.id))
-    });
-    Err(anyhow!(match over {
-        Some(over) =>
-            format!("{over}; what it left: `testground logs {typed}`, `testground runs show {typed}`"),
-        None => why,
-    }))
+    let left = format!("what it left: `testground logs {id}`, `testground runs show {id}`");
+    match info.state(dir) {
+        State::Going if runs::had_lab(dir) => format!("run {id} is going, but its lab has ended already"),
+        State::Going => format!("run {id} is going, but has no lab yet: it comes when all is built"),
+        state => format!("run {id} is over ({}), and its lab is gone; {left}", outcome(&info, state)),
+    }
 }
 
 /// The runs that can be read, oldest first; of the others it is said why not.

@@ -81,6 +81,41 @@ fn runs_are_listed_shown_and_removed() {
 }
 
 #[test]
+fn a_lab_is_meant_among_this_home_s_runs_and_without_one_the_run_s_state_is_said() {
+    let stranger = Session::with_plan("echo up; until [ -e go ]; do sleep 0.05; done", &composition(1, ""));
+    let mut strange = stranger.start(&[]);
+    strange.instances_up(1);
+    let strangers = strange.run_id();
+
+    let session = Session::with_plan("exit 0", &composition(1, ""));
+    let done = ran(&session, 0);
+    let refused = |session: &Session, words: &[&str]| {
+        for command in [&["network", "show", "last"][..], &["exec", "last", "g[0]", "--", "true"]] {
+            let done = session.testground(command);
+            assert!(words.iter().all(|word| done.stderr.contains(word)), "{words:?}: {done:?}");
+            assert!(done.code == Some(2) && !done.stderr.contains(&strangers), "{done:?}");
+        }
+    };
+    refused(&session, &[&id(&done), "is over (success)"]);
+    let build = format!("until [ -e {}/built ]; do sleep 0.05; done", session.path().display());
+    let manifest = session.path().join("plan/manifest.toml");
+    let text = fs::read_to_string(&manifest).expect("a manifest");
+    let program = "program = \"./plan.sh\"";
+    fs::write(&manifest, text.replace(program, &format!("{program}\nbuild = \"{build}\""))).expect("a file");
+    let going = session.start(&[]);
+    refused(&session, &[&going.run_id(), "is going, but has no lab yet"]);
+    session.write("built", "");
+    going.wait().assert_success();
+
+    // By its whole id a stranger's lab is reached from anywhere.
+    let unknown = session.testground(&["exec", &strangers[..19], "g[0]", "--", "true"]);
+    assert!(unknown.code == Some(2) && !unknown.stderr.contains(&strangers), "{unknown:?}");
+    let inside = session.testground(&["exec", &strangers, "g[0]", "--", "touch", "go"]);
+    assert_eq!(inside.code, Some(0), "{inside:?}");
+    strange.wait().assert_success();
+}
+
+#[test]
 fn a_run_that_goes_on_is_known_as_such_followed_and_never_removed() {
     let session =
         Session::with_plan("echo up; until [ -e go ]; do sleep 0.05; done; echo over", &composition(1, ""));

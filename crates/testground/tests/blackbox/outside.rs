@@ -155,6 +155,7 @@ fn forward(session: &Session, args: &[&str]) -> Forwarding {
         .arg("forward")
         .args(args)
         .env("HOME", session.path())
+        .env("TESTGROUND_HOME", session.path().join("home"))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
