@@ -1,6 +1,7 @@
 //! `testground collect`: the outputs of a run as one archive.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use testground_engine::home::Home;
 use testground_engine::{collect, runs};
@@ -30,7 +31,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         eprintln!("warning: run {} is still going: the archive has what there is by now", kept.id);
     }
     let archive = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{}.tgz", kept.id)));
-    if let Err(e) = collect::collect(&kept.dir, &kept.id, &archive) {
+    if let Err(e) = collect::collect(&kept.dir, &kept.id, &archive, &AtomicBool::new(false)) {
         eprintln!("error: failed to collect outputs: {e}");
         return Ok(ExitCode::Collect);
     }

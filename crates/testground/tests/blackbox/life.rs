@@ -226,6 +226,32 @@ fn outputs_are_collected_in_the_layout_of_the_original() {
 }
 
 #[test]
+fn collecting_says_so_when_interrupted_and_stops_at_the_second_time() {
+    // It has no end: a terabyte of holes is read as zeros.
+    let session = Session::with_plan("truncate -s 1T \"$TEST_OUTPUTS_PATH/holes\"", &composition(1, ""));
+    fs::create_dir(session.path().join("there")).expect("a directory");
+    let going = session.start(&["--collect-file", "there/all", "--repeat", "2"]);
+    let files = format!("/proc/{}/fd", going.child.id());
+    until("the outputs are being collected", || {
+        let open = fs::read_dir(&files).expect("the client's files").flatten();
+        open.flat_map(|fd| fs::read_link(fd.path())).any(|file| file.ends_with("holes")).then_some(())
+    });
+    going.signal(rustix::process::Signal::INT);
+    let began = std::time::Instant::now();
+    until("the first one was heard", || (began.elapsed().as_millis() > 300).then_some(()));
+    going.signal(rustix::process::Signal::INT);
+    let done = going.wait();
+    assert_eq!(done.code, Some(130), "{done:?}");
+    assert_eq!(done.outcome(), testground_model::outcome::RunOutcome::Success);
+    assert_eq!(done.events.iter().filter(|e| matches!(e.kind, EventKind::RunQueued { .. })).count(), 1);
+    assert!(done.stderr.starts_with("interrupted: the run is over, and its outputs are being"), "{done:?}");
+    assert!(done.stderr.contains("interrupted: collecting stops"), "{done:?}");
+    assert_eq!(fs::read_dir(session.path().join("there")).expect("a directory").count(), 0);
+    let shown = json(&session.testground(&["runs", "show", "last", "--json"]));
+    assert_eq!(shown["ended"]["outcome"], "success", "{shown:#}");
+}
+
+#[test]
 fn rounds_end_at_the_first_failure_and_each_has_its_seed() {
     let session = Session::with_plan("exit $((RANDOM % 3 == 0))", &composition(1, ""));
     let done = session.run(&["--until-fail", "--repeat", "60", "--junit", "junit.xml", "-O", "results.csv"]);

@@ -8,6 +8,7 @@ mod extra;
 pub(in crate::cli) mod link;
 pub(in crate::cli) mod prepare;
 mod rounds;
+mod signals;
 pub(in crate::cli) mod watch;
 
 use std::path::PathBuf;

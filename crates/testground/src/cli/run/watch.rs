@@ -2,11 +2,10 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use testground_engine::collect::{CollectError, collect};
 use testground_engine::home::Home;
 use testground_engine::report::{EventLog, Junit, Look, Terminal};
 use testground_engine::run::{Request, execute};
@@ -16,13 +15,12 @@ use testground_model::measure::Source;
 use testground_model::name::RunId;
 use testground_model::outcome::{EmulatorLate, ExitCode, RunOutcome};
 use testground_model::run::Run;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
 use super::Common;
 use super::extra::Extra;
 use super::prepare::Prepared;
 use super::rounds::Rounds;
+use super::signals::Signals;
 
 /// Runs everything, round by round; the exit code of the first run that failed.
 pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow::Result<ExitCode> {
@@ -35,7 +33,7 @@ pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     // The lab's life is tied to the thread that starts it: this one.
     let code = runtime.block_on(async {
-        let mut interrupts = interrupts()?;
+        let mut signals = Signals::listen()?;
         let mut code = ExitCode::Success;
         while let Some(title) = rounds.next() {
             picture.say(&title);
@@ -43,6 +41,7 @@ pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow
                 let mut run = run.clone();
                 run.settings.seed = rounds.seed(run.settings.seed, prepared.drawn_seed);
                 let (name, seed) = (run.id.clone(), run.settings.seed);
+                signals.run_begins();
                 let id = new_id();
                 let outputs = home.outputs_dir(&run.runner, &run.plan, &id);
                 let source = Source { plan: run.plan.clone(), case: run.case.clone(), run: id.to_string() };
@@ -63,7 +62,8 @@ pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow
                     files.on_event(event);
                     readers.on_event(event);
                 };
-                let outcome = execute(request, &home, &mut interrupts, &mut on_event).await;
+                let outcome = execute(request, &home, &mut signals.for_run, &mut on_event).await;
+                signals.run_is_over();
                 readers.finish();
                 files.add(&name, &id, &outcome)?;
                 rounds.add(&name, &id, seed, &outcome);
@@ -77,10 +77,12 @@ pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow
                         code = first(code, ExitCode::Collect);
                     }
                 }
-                if common.collect || common.collect_file.is_some() {
+                if (common.collect || common.collect_file.is_some()) && !signals.came_after_run() {
+                    let stop = signals.collecting_begins();
                     let archive = archive_name(common.collect_file.as_deref(), &name, &id, several);
-                    match testground_engine::collect::collect(&outputs, &id, &archive) {
+                    match collect(&outputs, &id, &archive, stop) {
                         Ok(()) => picture.say(&format!("created file: {}", archive.display())),
+                        Err(CollectError::Stopped) => {}
                         Err(e) => {
                             eprintln!("error: failed to collect outputs: {e}");
                             code = first(code, ExitCode::Collect);
@@ -89,6 +91,10 @@ pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow
                 }
                 if outcome == RunOutcome::Interrupted {
                     return Ok::<_, anyhow::Error>(code);
+                }
+                // The run's own outcome is in its record.
+                if signals.came_after_run() {
+                    return Ok(ExitCode::Interrupted);
                 }
             }
         }
@@ -222,26 +228,6 @@ impl Readers {
             eprintln!("warning: the run's record is not whole: {e}");
         }
     }
-}
-
-/// One value for each SIGINT, SIGTERM or SIGHUP.
-fn interrupts() -> anyhow::Result<mpsc::UnboundedReceiver<()>> {
-    let (told, interrupts) = mpsc::unbounded_channel();
-    let said = Arc::new(AtomicBool::new(false));
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-        let mut signals = signal(kind).context("failed to listen to signals")?;
-        let told = told.clone();
-        let said = Arc::clone(&said);
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() && told.send(()).is_ok() {
-                if !said.swap(true, Ordering::Relaxed) {
-                    // Instances have their grace now, in which nothing would be seen.
-                    eprintln!("interrupted: the run ends in order; once more ends it at once");
-                }
-            }
-        });
-    }
-    Ok(interrupts)
 }
 
 /// Ids sort by the time they were made: the second's fraction, in 2^-24 of it, comes before chance.

@@ -1,13 +1,19 @@
 //! A run's outputs as one archive, in the layout of the original: `<run id>/<group>/<index>/<file>`.
 
+mod draft;
+
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tar::{EntryType, Header};
 use testground_model::name::RunId;
+
+use self::draft::Draft;
 
 /// Why there is no archive.
 #[derive(Debug, thiserror::Error)]
@@ -31,66 +37,84 @@ pub enum CollectError {
         /// Why.
         source: io::Error,
     },
+    /// Somebody did not want to wait for it.
+    #[error("interrupted")]
+    Stopped,
 }
 
-/// Writes the outputs in `outputs` to a gzipped tar archive, which appears under its name when it is whole.
+/// What all of a collection is about.
+struct Site<'a> {
+    /// The archive.
+    archive: &'a Path,
+    /// The archive's own device and inode, should it be made among the outputs.
+    own: (u64, u64),
+    /// Whether somebody wants it to stop.
+    stop: &'a AtomicBool,
+}
+
+/// Writes the outputs in `outputs` to a gzipped tar archive, which appears under its name when it is whole. Ends early when
+/// `stop` becomes true.
 ///
 /// # Errors
-/// When outputs can't be read or the archive can't be written; then there is none.
-pub fn collect(outputs: &Path, id: &RunId, archive: &Path) -> Result<(), CollectError> {
+/// When outputs can't be read, the archive can't be written, or it is stopped; then there is none.
+pub fn collect(outputs: &Path, id: &RunId, archive: &Path, stop: &AtomicBool) -> Result<(), CollectError> {
     let cannot = |source| CollectError::Write { path: archive.to_owned(), source };
     if !outputs.is_dir() {
         return Err(CollectError::NoOutputs(id.clone()));
     }
     let dir = archive.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let half = tempfile::Builder::new().prefix(".testground-collect-").tempfile_in(dir).map_err(cannot)?;
-    let own = fs::canonicalize(half.path()).map_err(cannot)?;
-    let gzip = GzEncoder::new(BufWriter::new(half), Compression::fast());
+    let draft = Draft::begin(dir).map_err(cannot)?;
+    let site = Site { archive, own: draft.identity().map_err(cannot)?, stop };
+    let gzip = GzEncoder::new(BufWriter::new(draft), Compression::fast());
     let mut tar = tar::Builder::new(gzip);
-    append_root(&mut tar, id, outputs).map_err(cannot)?;
-    walk(&mut tar, outputs, &PathBuf::from(id.as_str()), archive, &own)?;
-    let half = tar.into_inner().and_then(GzEncoder::finish).map_err(cannot)?;
-    let half = half.into_inner().map_err(|e| cannot(e.into_error()))?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    half.as_file().set_permissions(mode).map_err(cannot)?;
-    half.persist(archive).map_err(|e| cannot(e.error))?;
-    Ok(())
+    let packed = append_root(&mut tar, id, outputs)
+        .map_err(cannot)
+        .and_then(|()| site.walk(&mut tar, outputs, Path::new(id.as_str())));
+    if stop.load(Ordering::Relaxed) {
+        return Err(CollectError::Stopped);
+    }
+    packed?;
+    let draft = tar.into_inner().and_then(GzEncoder::finish).map_err(cannot)?;
+    let draft = draft.into_inner().map_err(|e| cannot(e.into_error()))?;
+    draft.finish(archive).map_err(cannot)
 }
 
-fn walk<W: Write>(
-    tar: &mut tar::Builder<W>,
-    dir: &Path,
-    name: &Path,
-    archive: &Path,
-    own: &Path,
-) -> Result<(), CollectError> {
-    let unreadable = |path: &Path, source| CollectError::Read { path: path.to_owned(), source };
-    let cannot = |source| CollectError::Write { path: archive.to_owned(), source };
-    let mut entries: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(dir).map_err(|e| unreadable(dir, e))? {
-        entries.push(entry.map_err(|e| unreadable(dir, e))?.path());
-    }
-    entries.sort();
-    for path in entries {
-        let name = name.join(path.file_name().unwrap_or_default());
-        let meta = fs::symlink_metadata(&path).map_err(|e| unreadable(&path, e))?;
-        if meta.is_dir() {
-            append_dir(tar, &name.to_string_lossy(), &path, archive)?;
-            walk(tar, &path, &name, archive, own)?;
-        } else if meta.is_symlink() {
-            let target = fs::read_link(&path).map_err(|e| unreadable(&path, e))?;
-            let mut header = header(&meta, EntryType::Symlink, 0);
-            tar.append_link(&mut header, &name, target).map_err(cannot)?;
-        } else if meta.is_file() && path != own {
-            let file = File::open(&path).map_err(|e| unreadable(&path, e))?;
-            // Somebody may still be writing: the archive has what there was when its entry began.
-            let whole = Padded { inner: file.take(meta.len()), left: meta.len() };
-            let mut header = header(&meta, EntryType::Regular, meta.len());
-            tar.append_data(&mut header, &name, whole).map_err(cannot)?;
+// === impl Site ===
+
+impl Site<'_> {
+    fn walk<W: Write>(&self, tar: &mut tar::Builder<W>, dir: &Path, name: &Path) -> Result<(), CollectError> {
+        let unreadable = |path: &Path, source| CollectError::Read { path: path.to_owned(), source };
+        let cannot = |source| CollectError::Write { path: self.archive.to_owned(), source };
+        let mut entries: Vec<PathBuf> = Vec::new();
+        for entry in fs::read_dir(dir).map_err(|e| unreadable(dir, e))? {
+            entries.push(entry.map_err(|e| unreadable(dir, e))?.path());
         }
-        // Sockets, FIFOs and devices have no contents to keep.
+        entries.sort();
+        for path in entries {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(CollectError::Stopped);
+            }
+            let name = name.join(path.file_name().unwrap_or_default());
+            let meta = fs::symlink_metadata(&path).map_err(|e| unreadable(&path, e))?;
+            if meta.is_dir() {
+                let mut header = header(&meta, EntryType::Directory, 0);
+                tar.append_data(&mut header, &name, io::empty()).map_err(cannot)?;
+                self.walk(tar, &path, &name)?;
+            } else if meta.is_symlink() {
+                let target = fs::read_link(&path).map_err(|e| unreadable(&path, e))?;
+                let mut header = header(&meta, EntryType::Symlink, 0);
+                tar.append_link(&mut header, &name, target).map_err(cannot)?;
+            } else if meta.is_file() && (meta.dev(), meta.ino()) != self.own {
+                let file = File::open(&path).map_err(|e| unreadable(&path, e))?;
+                // Somebody may still be writing: the archive has what there was when its entry began.
+                let whole = Padded { inner: file.take(meta.len()), left: meta.len(), stop: self.stop };
+                let mut header = header(&meta, EntryType::Regular, meta.len());
+                tar.append_data(&mut header, &name, whole).map_err(cannot)?;
+            }
+            // Sockets, FIFOs and devices have no contents to keep.
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The entry `<run id>/.`, whose name the library would tidy up.
@@ -102,18 +126,6 @@ fn append_root<W: Write>(tar: &mut tar::Builder<W>, id: &RunId, outputs: &Path) 
     tar.append(&header, io::empty())
 }
 
-fn append_dir<W: Write>(
-    tar: &mut tar::Builder<W>,
-    name: &str,
-    dir: &Path,
-    archive: &Path,
-) -> Result<(), CollectError> {
-    let meta = fs::metadata(dir).map_err(|source| CollectError::Read { path: dir.to_owned(), source })?;
-    let mut header = header(&meta, EntryType::Directory, 0);
-    tar.append_data(&mut header, name, io::empty())
-        .map_err(|source| CollectError::Write { path: archive.to_owned(), source })
-}
-
 fn header(meta: &fs::Metadata, kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_metadata(meta);
@@ -123,13 +135,17 @@ fn header(meta: &fs::Metadata, kind: EntryType, size: u64) -> Header {
 }
 
 /// A file that is as long as it was: one that became shorter ends in zeros, for its size is in the archive already.
-struct Padded<R> {
+struct Padded<'a, R> {
     inner: R,
     left: u64,
+    stop: &'a AtomicBool,
 }
 
-impl<R: Read> Read for Padded<R> {
+impl<R: Read> Read for Padded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("stopped"));
+        }
         let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let mut n = self.inner.read(&mut buffer[..most])?;
         if n == 0 && most > 0 {
@@ -148,6 +164,8 @@ mod tests {
 
     use super::*;
     use crate::home::Home;
+
+    static GO_ON: AtomicBool = AtomicBool::new(false);
 
     /// What tar itself lists.
     fn listed(archive: &Path) -> String {
@@ -172,7 +190,7 @@ mod tests {
 
         // Into the outputs themselves: an archive must not contain itself.
         let archive = outputs.join("all.tgz");
-        collect(&outputs, &id, &archive).unwrap();
+        collect(&outputs, &id, &archive, &GO_ON).unwrap();
         let names =
             ["/.", "/g", "/g/0", "/g/0/deep", &format!("/g/0/deep/{long}"), "/g/0/link", "/g/0/run.out"];
         let expected: Vec<String> = names.iter().map(|n| format!("{id}{n}")).collect();
@@ -200,7 +218,7 @@ mod tests {
     #[test]
     fn a_file_that_shrinks_keeps_its_size_in_zeros() {
         let mut whole = Vec::new();
-        Padded { inner: &b"abc"[..], left: 5 }.read_to_end(&mut whole).unwrap();
+        Padded { inner: &b"abc"[..], left: 5, stop: &GO_ON }.read_to_end(&mut whole).unwrap();
         assert_eq!(whole, b"abc\0\0");
     }
 
@@ -209,12 +227,14 @@ mod tests {
         let t = tempfile::tempdir().unwrap();
         fs::create_dir(t.path().join("outputs")).unwrap();
         let id = RunId::new(1, [1; 8]);
-        let wrong = collect(&t.path().join("outputs"), &id, &t.path().join("nowhere/a.tgz"));
+        let wrong = collect(&t.path().join("outputs"), &id, &t.path().join("nowhere/a.tgz"), &GO_ON);
         assert!(matches!(wrong, Err(CollectError::Write { .. })));
         assert!(matches!(
-            collect(&t.path().join("gone"), &id, &t.path().join("a")),
+            collect(&t.path().join("gone"), &id, &t.path().join("a"), &GO_ON),
             Err(CollectError::NoOutputs(_))
         ));
+        let stopped = collect(&t.path().join("outputs"), &id, &t.path().join("a"), &AtomicBool::new(true));
+        assert!(matches!(stopped, Err(CollectError::Stopped)));
         assert_eq!(fs::read_dir(t.path()).unwrap().count(), 1);
     }
 }
