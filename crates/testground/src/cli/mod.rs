@@ -15,6 +15,7 @@ mod logs;
 mod man;
 mod metrics;
 mod network;
+mod places;
 mod plan;
 mod pod;
 mod report;

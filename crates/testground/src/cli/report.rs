@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use testground_engine::measure;
 use testground_engine::report::Page;
 use testground_model::measure::Source;
@@ -29,6 +29,9 @@ pub(crate) struct Args {
 
 /// Writes the page.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Some(path) = args.output.as_deref().filter(|path| *path != Path::new("-")) {
+        check_name(path)?;
+    }
     let Kept { outputs, source } = find(&args.run)?;
     if args.output.as_deref() == Some(Path::new("-")) {
         let page = page(&outputs, &source)?;
@@ -48,6 +51,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         opened.with_context(|| format!("failed to start xdg-open; the report is {}", path.display()))?;
     }
     Ok(ExitCode::Success)
+}
+
+/// A page is HTML, whatever its file is called: a name that says something else is refused. One without an ending may be.
+///
+/// # Errors
+/// Says which endings there are.
+pub(super) fn check_name(path: &Path) -> anyhow::Result<()> {
+    match path.extension().map(|ending| ending.to_string_lossy().to_lowercase()) {
+        Some(ending) if !matches!(ending.as_str(), "html" | "htm") => {
+            bail!("{}: a report is HTML, not .{ending}: its ending is .html, .htm or none", path.display())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes the page of a run to a file.

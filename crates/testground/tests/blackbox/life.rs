@@ -323,10 +323,16 @@ fn runs_of_a_composition_are_chosen_by_id_and_all_are_reported() {
 #[test]
 fn files_that_cannot_be_written_are_told_before_the_run() {
     let session = Session::with_plan("true", &composition(1, ""));
-    for flag in ["--junit", "--events", "--result-file"] {
-        let done = session.testground(&["run", flag, "no/such/file", "plan"]);
-        assert!(done.code == Some(2) && done.stderr.contains("no/such/file"), "{flag}: {done:?}");
+    for flag in ["--junit", "--events", "--result-file", "--report", "--metrics", "-o"] {
+        let ending = if flag == "--metrics" { ".csv" } else { "" };
+        let file = format!("no/such/file{ending}");
+        let done = session.testground(&["run", flag, &file, "plan"]);
+        assert!(done.code == Some(2) && done.stderr.contains(&file), "{flag}: {done:?}");
     }
+    let pdf = session.testground(&["run", "--report", "foo.pdf", "plan"]);
+    assert!(pdf.code == Some(2) && pdf.stderr.contains("not .pdf: its ending is .html"), "{pdf:?}");
+    let pdf = session.testground(&["report", "last", "-o", "foo.pdf"]);
+    assert!(pdf.code == Some(2) && pdf.stderr.contains("not .pdf: its ending is .html"), "{pdf:?}");
     assert_eq!(json(&session.testground(&["runs", "list", "--json"])), Value::Array(Vec::new()));
 }
 

@@ -1,7 +1,7 @@
 //! Carrying runs out and showing them: one after the other, with everything that reads their events.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -17,7 +17,7 @@ use testground_model::outcome::{EmulatorLate, ExitCode, RunOutcome};
 use testground_model::run::Run;
 
 use super::Common;
-use super::extra::Extra;
+use super::extra::{Extra, archive_name};
 use super::prepare::Prepared;
 use super::rounds::Rounds;
 use super::signals::Signals;
@@ -238,19 +238,6 @@ pub(in crate::cli) fn new_id() -> RunId {
     let fraction = (u64::from(now.subsec_nanos()) << 24) / 1_000_000_000;
     chance[..3].copy_from_slice(&(fraction as u32).to_be_bytes()[1..]);
     RunId::new(now.as_secs() as u32, chance)
-}
-
-/// As the original names it: `<file or id>.tgz`, and for several runs `<file or "multiple">-<run>-<id>.tgz`.
-fn archive_name(typed: Option<&Path>, run: &str, id: &RunId, several: bool) -> PathBuf {
-    let stem = match (typed, several) {
-        (Some(file), false) => file.display().to_string(),
-        (None, false) => id.to_string(),
-        (typed, true) => {
-            let stem = typed.map_or_else(|| "multiple".to_owned(), |f| f.display().to_string());
-            format!("{stem}-{run}-{id}")
-        }
-    };
-    PathBuf::from(format!("{}.tgz", stem.strip_suffix(".tgz").unwrap_or(&stem)))
 }
 
 /// A line of CSV for each run.
