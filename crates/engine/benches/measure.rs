@@ -102,6 +102,7 @@ fn events(dir: &Path, measured: &testground_model::measure::Measured) {
         instances: INSTANCES,
         outputs: "o".into(),
         seed: 1,
+        command: Vec::new(),
     });
     let names = || (0..INSTANCES).map(|i| InstanceName::new("nodes", i));
     for instance in names() {

@@ -36,6 +36,8 @@ pub struct Request {
     pub id: RunId,
     /// The run.
     pub run: Run,
+    /// What was typed behind the program's name, for the record.
+    pub command: Vec<String>,
     /// Where the plan's sources are.
     pub plan_dir: PathBuf,
     /// Where tools of builders are looked for, in the form of `PATH`.
@@ -68,6 +70,7 @@ pub async fn execute(
         instances: run.instance_count(),
         outputs: outputs.display().to_string(),
         seed: run.settings.seed,
+        command: request.command.clone(),
     });
     let outcome = with_claim(&request, home, outputs, interrupts, &mut record).await;
     sum_up(&request, &home.outputs_dir(&run.runner, &run.plan, &request.id), interrupts, &mut record).await;

@@ -41,6 +41,9 @@ pub enum EventKind {
         outputs: String,
         /// The seed in force.
         seed: u64,
+        /// What was typed behind the program's name, word by word; empty where nobody knows.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        command: Vec<String>,
     },
     /// An artifact is being made.
     BuildStarted {

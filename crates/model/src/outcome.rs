@@ -222,7 +222,20 @@ pub fn signal_name(signal: i32) -> String {
 // === impl RunOutcome ===
 
 impl RunOutcome {
-    /// The word that scripts read: `success`, `failure` or `canceled`.
+    /// How it ended, for people.
+    pub fn title(&self) -> &'static str {
+        match self {
+            RunOutcome::Success => "success",
+            RunOutcome::Failure { .. } => "failure",
+            RunOutcome::TimedOut { .. } => "timed out",
+            RunOutcome::Interrupted => "interrupted",
+            RunOutcome::LabLost { .. } => "lab lost",
+            RunOutcome::BuildFailed { .. } => "build failed",
+        }
+    }
+
+    /// The word of the original that scripts read in the log and in `--result-file`: `success`, `failure` or `canceled`;
+    /// people read [`RunOutcome::title`].
     pub fn word(&self) -> &'static str {
         match self {
             RunOutcome::Success => "success",
@@ -286,17 +299,23 @@ impl fmt::Display for EmulatorLate {
         let EmulatorLate { late_p99_us, tolerated_us, dropped, packets } = self;
         f.write_str("emulator late: ")?;
         if self.is_late() {
-            let (late, tolerated) = (late_p99_us / 1000.0, tolerated_us / 1000.0);
-            write!(
-                f,
-                "1 packet in 100 left {late:.1} ms or more after its time ({tolerated:.1} ms is tolerated)"
-            )?;
+            let (late, tolerated) = (span(*late_p99_us), span(*tolerated_us));
+            write!(f, "1 packet in 100 left {late} or more after its time ({tolerated} is tolerated)")?;
         }
         if self.is_short() {
             let and = if self.is_late() { "; " } else { "" };
             write!(f, "{and}it dropped {dropped} of {packets} packets itself")?;
         }
         Ok(())
+    }
+}
+
+/// A time in microseconds for people, in the unit that leaves something of it.
+fn span(us: f64) -> String {
+    match us {
+        us if us >= 100.0 => format!("{:.1} ms", us / 1000.0),
+        us if us >= 1.0 || us == 0.0 => format!("{us:.1} µs"),
+        us => format!("{:.0} ns", us * 1000.0),
     }
 }
 
@@ -343,6 +362,11 @@ mod tests {
             said(4200.0, 1000, 0),
             "emulator late: 1 packet in 100 left 4.2 ms or more after its time (1.0 ms is tolerated)"
         );
+        let strict = |late_p99_us, tolerated_us| {
+            EmulatorLate { late_p99_us, tolerated_us, dropped: 0, packets: 10 }.to_string()
+        };
+        assert!(strict(42.0, 10.0).ends_with("left 42.0 µs or more after its time (10.0 µs is tolerated)"));
+        assert!(strict(0.2, 0.0).ends_with("left 200 ns or more after its time (0.0 µs is tolerated)"));
         assert_eq!(said(10.0, 90, 10), "emulator late: it dropped 10 of 100 packets itself");
         assert!(said(4200.0, 0, 7).ends_with("tolerated); it dropped 7 of 7 packets itself"));
     }

@@ -29,6 +29,8 @@ pub(super) struct Record {
     /// Where outputs lie.
     pub(super) outputs: String,
     pub(super) seed: u64,
+    /// What was typed behind the program's name.
+    pub(super) command: Vec<String>,
     /// What is going on.
     pub(super) phase: Phase,
     /// How many builds have begun and ended.
@@ -93,12 +95,13 @@ impl Record {
             self.began = event.ts;
         }
         match &event.kind {
-            EventKind::RunQueued { plan, case, instances, outputs, seed } => {
+            EventKind::RunQueued { plan, case, instances, outputs, seed, command } => {
                 self.plan.clone_from(plan);
                 self.case.clone_from(case);
                 self.outputs.clone_from(outputs);
                 self.instances = *instances;
                 self.seed = *seed;
+                self.command.clone_from(command);
             }
             EventKind::BuildStarted { .. } => {
                 self.builds.0 += 1;

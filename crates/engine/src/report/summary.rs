@@ -318,29 +318,31 @@ fn waits(out: &mut String, record: &Record, width: usize) {
 fn verdict(out: &mut String, record: &Record, finished: &Finished, width: usize, paint: Paint) {
     out.push('\n');
     let took = seconds(finished.seconds);
-    let Some(cause) = finished.outcome.cause() else {
-        let total: u32 = finished.groups.iter().map(|(_, t)| t.total).sum();
-        let text = format!("success: {} in {took}", counted(u64::from(total), "instance"));
-        let line = match finished.emulator_late {
-            None => paint.green(&format!("  {text}")),
-            Some(late) => paint.yellow(wrapped("  ", &format!("{text} ({late})"), width).trim_end()),
-        };
-        let _ = writeln!(out, "{line}");
-        return;
-    };
-    let ended = match finished.outcome {
+    let ended = match &finished.outcome {
+        RunOutcome::Success => {
+            let total: u32 = finished.groups.iter().map(|(_, t)| t.total).sum();
+            let text = format!("success: {} in {took}", counted(u64::from(total), "instance"));
+            let line = match finished.emulator_late {
+                None => paint.green(&format!("  {text}")),
+                Some(late) => paint.yellow(wrapped("  ", &format!("{text} ({late})"), width).trim_end()),
+            };
+            let _ = writeln!(out, "{line}");
+            return;
+        }
         RunOutcome::TimedOut { .. } => "timed out",
-        RunOutcome::Interrupted => "canceled",
+        RunOutcome::Interrupted => "interrupted",
         RunOutcome::LabLost { .. } => "lost",
-        _ => "failure",
+        RunOutcome::Failure { .. } | RunOutcome::BuildFailed { .. } => "failure",
     };
+    // An interruption is its own cause.
+    let cause = finished.outcome.cause().filter(|cause| *cause != ended);
     // The first line is the cause. What an instance wrote is above; what a build's tool wrote stands below.
-    let mut lines = cause.lines();
-    let first =
-        wrapped("  ", &format!("{ended} after {took}: {}", tame(lines.next().unwrap_or_default())), width);
-    let _ = writeln!(out, "{}", paint.red(first.trim_end()));
+    let mut lines = cause.unwrap_or_default().lines();
+    let because = lines.next().map_or_else(String::new, |cause| format!(": {}", tame(cause)));
+    let first = format!("{ended} after {took}{because}");
+    let _ = writeln!(out, "{}", paint.red(wrapped("  ", &first, width).trim_end()));
     // Whoever looks for the cause should know that it may be the machine's.
-    if let Some(late) = finished.emulator_late.map(|l| l.to_string()).filter(|late| late != cause) {
+    if let Some(late) = finished.emulator_late.map(|l| l.to_string()).filter(|late| cause != Some(late)) {
         let _ = writeln!(out, "{}", paint.yellow(wrapped("  ", &late, width).trim_end()));
     }
     if record.causes().next().is_none() {
@@ -349,7 +351,8 @@ fn verdict(out: &mut String, record: &Record, finished: &Finished, width: usize,
         }
     }
     if let Some(run) = &record.run {
-        let _ = writeln!(out, "run \"{run}\" failed");
+        let how = if finished.outcome == RunOutcome::Interrupted { "was interrupted" } else { "failed" };
+        let _ = writeln!(out, "run \"{run}\" {how}");
     }
 }
 

@@ -64,6 +64,7 @@ impl Story {
             instances,
             outputs: "/home/u/testground/data/outputs/local_exec/quickstart/dc0i8p81".into(),
             seed: 42,
+            command: ["run", "quick start", "--seed", "7"].map(str::to_owned).to_vec(),
         };
         let groups = vec!["clients".to_owned(), "servers".to_owned()];
         self.then(0, queued)
@@ -324,6 +325,12 @@ fn scripts_find_their_words() {
     assert_eq!((artifact.split('"').nth(3), artifact.split('"').nth(7)), (Some("clients"), Some("/a/plan")));
     assert!(line("run finished").ends_with("run finished with outcome = success (clients:1/1, servers:1/1)"));
     assert!(failure().shown().ends_with(&format!("run \"{id}\" failed\n")));
+    let mut interrupted = Story::new();
+    interrupted.beginning(1).finish(RunOutcome::Interrupted, &[("clients", 0, 1)]);
+    let text = interrupted.shown();
+    assert!(text.contains("run finished with outcome = canceled"), "{text}");
+    assert!(text.contains("\n  interrupted after "), "{text}");
+    assert!(text.ends_with(&format!("run \"{id}\" was interrupted\n")), "{text}");
 }
 
 #[test]

@@ -217,6 +217,7 @@ mod tests {
                 instances: 2,
                 outputs: text("/o"),
                 seed: 7,
+                command: Vec::new(),
             },
         )
     }

@@ -12,7 +12,7 @@ use testground_engine::home::Home;
 use testground_engine::lab::find::{self, Found, NoLab};
 use testground_engine::runs::{self, Kept, RemoveError, RunInfo, Spare, State};
 use testground_model::name::RunId;
-use testground_model::outcome::ExitCode;
+use testground_model::outcome::{ExitCode, RunOutcome};
 use testground_model::units;
 
 use super::dynamic;
@@ -214,12 +214,7 @@ fn table(all: &[(Kept, RunInfo)]) -> String {
 /// One word for how a run ended, or where it is.
 fn outcome(info: &RunInfo, state: State) -> String {
     match (&info.ended, state) {
-        (Some(ended), _) => match ended.exit_code {
-            4 => "build failed".to_owned(),
-            5 => "timed out".to_owned(),
-            6 => "lab lost".to_owned(),
-            _ => ended.outcome.word().to_owned(),
-        },
+        (Some(ended), _) => ended.outcome.title().to_owned(),
         (None, State::Going) => "going".to_owned(),
         (None, _) => "killed".to_owned(),
     }
@@ -252,11 +247,13 @@ fn description(kept: &Kept, info: &RunInfo) -> String {
     let state = info.state(&kept.dir);
     line("outcome", &outcome(info, state));
     if let Some(ended) = &info.ended {
-        let cause = ended.outcome.cause().unwrap_or_default();
+        // An interruption is its own cause.
+        let cause =
+            ended.outcome.cause().filter(|_| ended.outcome != RunOutcome::Interrupted).unwrap_or_default();
         for (i, cause) in cause.lines().enumerate() {
             line(if i == 0 { "cause" } else { "" }, &tame(cause));
         }
-        if let Some(late) = ended.emulator_late.map(|late| late.to_string()) {
+        if let Some(late) = ended.emulator_late.map(|late| late.to_string()).filter(|late| late != cause) {
             line("but", &late);
         }
         line("exit code", &ended.exit_code.to_string());

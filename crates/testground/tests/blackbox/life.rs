@@ -220,9 +220,12 @@ fn outputs_are_collected_in_the_layout_of_the_original() {
     assert!(named.code == Some(0) && session.path().join("out.tar.gz").exists(), "{named:?}");
     let nowhere = session.testground(&["collect", "last", "-o", "no/such/place.tgz"]);
     assert_eq!(nowhere.code, Some(3), "{nowhere:?}");
-    // The same within a run.
-    let nowhere = session.testground(&["run", "--collect-file", "no/such/place", "plan"]);
-    assert!(nowhere.code == Some(3) && nowhere.stderr.contains("no/such"), "{nowhere:?}");
+    // The same within a run that takes the place away.
+    let place = session.path().join("place");
+    fs::create_dir(&place).expect("a directory");
+    session.script("plan/plan.sh", &format!("[ $TEST_INSTANCE_INDEX = 1 ] || rmdir {}", place.display()));
+    let gone = session.run(&["--collect-file", "place/all"]);
+    assert!(gone.code == Some(3) && gone.stderr.contains("place/all.tgz"), "{gone:?}");
 }
 
 #[test]
@@ -345,6 +348,8 @@ fn the_first_interrupt_says_what_a_second_one_does() {
     let done = going.wait();
     assert_eq!(done.code, Some(130), "{done:?}");
     assert!(done.stderr.contains("once more ends it at once"), "{done:?}");
+    let list = session.testground(&["runs", "list"]);
+    assert!(list.stdout.contains("  interrupted  "), "{list:?}");
     assert!(
         done.stdout.contains("and one interrupted") && !done.stdout.contains("round 2"),
         "{}",

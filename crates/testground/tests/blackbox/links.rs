@@ -138,6 +138,8 @@ fn a_late_emulator_is_said_by_the_outcome_and_fails_a_run_that_asks_for_it() {
     let done = session.run(&["--late-fails"]);
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(done.cause().starts_with("emulator late: "), "{done:?}");
+    let shown = session.testground(&["runs", "show"]);
+    assert_eq!(shown.stdout.matches("emulator late: ").count(), 1, "{shown:?}");
 }
 
 #[test]

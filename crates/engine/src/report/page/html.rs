@@ -67,15 +67,15 @@ pub(super) fn page(page: &Page) -> String {
 
 /// The outcome's word, its class, and its sign.
 fn outcome(page: &Page) -> (&'static str, &'static str, &'static str) {
-    match page.record.finished.as_ref().map(|f| &f.outcome) {
-        Some(RunOutcome::Success) => ("success", "ok", "✓"),
-        Some(RunOutcome::Interrupted) => ("canceled", "stopped", "■"),
-        Some(RunOutcome::TimedOut { .. }) => ("timed out", "failed", "✗"),
-        Some(RunOutcome::LabLost { .. }) => ("lab lost", "failed", "✗"),
-        Some(RunOutcome::BuildFailed { .. }) => ("build failed", "failed", "✗"),
-        Some(RunOutcome::Failure { .. }) => ("failure", "failed", "✗"),
-        None => ("no end in the record", "unknown", "?"),
-    }
+    let Some(outcome) = page.record.finished.as_ref().map(|f| &f.outcome) else {
+        return ("no end in the record", "unknown", "?");
+    };
+    let (class, sign) = match outcome {
+        RunOutcome::Success => ("ok", "✓"),
+        RunOutcome::Interrupted => ("stopped", "■"),
+        _ => ("failed", "✗"),
+    };
+    (outcome.title(), class, sign)
 }
 
 fn header(out: &mut String, page: &Page) {
@@ -369,12 +369,12 @@ fn about(out: &mut String, page: &Page) {
     let run = record.run.as_ref().map(ToString::to_string).unwrap_or_default();
     let again = match &record.lateness {
         Some(by_kernel) if by_kernel.late.is_none() => {
-            "<code>testground run … --plane switch</code> repeats every chance on the links by a seed; here the kernel drew."
+            "<code>--plane switch</code> repeats every chance on the links by a seed; here the kernel drew."
                 .to_owned()
         }
         _ => {
-            let seed = record.seed;
-            format!("<code>testground run … --seed {seed}</code> gives every chance on the links the same value.")
+            let command = again(&record.command, record.seed);
+            format!("<code>{}</code> gives every chance on the links the same value.", Text(&tame(&command)))
         }
     };
     let _ = write!(
@@ -384,6 +384,33 @@ fn about(out: &mut String, page: &Page) {
         Text(&tame(&record.outputs)),
         Text(&run)
     );
+}
+
+/// The command that was given, for a shell, with the seed that was in force; the flag alone where the command is unknown.
+fn again(command: &[String], seed: u64) -> String {
+    let mut words = Vec::new();
+    let mut typed = command.iter();
+    while let Some(word) = typed.next() {
+        match word.trim_start_matches('-') {
+            "seed" if word.starts_with('-') => drop(typed.next()),
+            flag if flag.starts_with("seed=") && word.starts_with('-') => {}
+            _ => words.push(quoted(word)),
+        }
+    }
+    if !words.is_empty() {
+        words.insert(0, "testground".to_owned());
+    }
+    words.push(format!("--seed {seed}"));
+    words.join(" ")
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "_-./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// Text from anywhere, as text in markup or in a quoted attribute.
@@ -403,5 +430,18 @@ impl std::fmt::Display for Text<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_done_again_by_its_own_command_with_its_seed() {
+        let command = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        let typed = command(&["run", "a plan", "--seed", "7", "-seed=8", "--tp", "x=it's"]);
+        assert_eq!(again(&typed, 42), r"testground run 'a plan' --tp 'x=it'\''s' --seed 42");
+        assert_eq!(again(&[], 42), "--seed 42");
     }
 }

@@ -168,7 +168,7 @@ impl Page {
             EventKind::LabHeld => (Kind::Run, "the lab is held for a look".to_owned()),
             EventKind::Warning { message } => (Kind::Warning, message.clone()),
             EventKind::RunFinished { outcome, .. } => {
-                (Kind::Run, format!("the run is over: {}", outcome.word()))
+                (Kind::Run, format!("the run is over: {}", outcome.title()))
             }
             _ => return,
         };

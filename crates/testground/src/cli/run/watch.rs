@@ -25,6 +25,8 @@ use super::signals::Signals;
 /// Runs everything, round by round; the exit code of the first run that failed.
 pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow::Result<ExitCode> {
     let home = Home::open(|name| std::env::var_os(name))?;
+    let command: Vec<String> =
+        std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect();
     let mut rounds = Rounds::new(common.repeat, common.until_fail);
     let several = prepared.runs.len() > 1 || rounds.are_several();
     let extra = Extra::of(common, several)?;
@@ -51,6 +53,7 @@ pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow
                 let request = Request {
                     id: id.clone(),
                     run,
+                    command: command.clone(),
                     plan_dir: prepared.plan_dir.clone(),
                     path: std::env::var_os("PATH").unwrap_or_default(),
                     concurrent_builds: prepared.concurrent_builds,

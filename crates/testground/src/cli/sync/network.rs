@@ -30,17 +30,17 @@ pub(super) struct Args {
     /// Bits a second, such as 10Mbit/s.
     #[arg(long, value_parser = rate)]
     bandwidth: Option<u64>,
-    /// Percent of packets that are lost.
-    #[arg(long)]
+    /// Percent of packets that are lost, such as 5%; the sign may be left out here and below.
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
     loss: Option<f64>,
     /// Percent of packets with a wrong bit.
-    #[arg(long)]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
     corrupt: Option<f64>,
     /// Percent of packets that overtake.
-    #[arg(long)]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
     reorder: Option<f64>,
     /// Percent of packets that come twice.
-    #[arg(long)]
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
     duplicate: Option<f64>,
     /// What happens to packets.
     #[arg(long)]
@@ -111,6 +111,13 @@ pub(super) async fn run(args: &Args, instance: &Instance) -> anyhow::Result<Exit
     super::wait(&client, &state, target, args.timeout).await
 }
 
+/// With its sign, as compositions write it, or without, as the SDKs do.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim_end();
+    let signed = if number.ends_with('%') { number.to_owned() } else { format!("{number}%") };
+    units::percent(&signed).map_err(|e| e.to_string())
+}
+
 // === impl Args ===
 
 impl Args {
@@ -179,4 +186,20 @@ fn unlikely_twice() -> u32 {
 
 fn rate(text: &str) -> Result<u64, String> {
     units::rate(text).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentage_has_its_sign_or_not() {
+        assert_eq!((percent("5%"), percent("0.5"), percent("100 %")), (Ok(5.0), Ok(0.5), Ok(100.0)));
+        for wrong in ["101%", "-1", "%", "five", "5%%", ""] {
+            assert!(
+                percent(wrong).expect_err(wrong).contains("write 0 to 100 with a percent sign"),
+                "{wrong}"
+            );
+        }
+    }
 }
