@@ -195,7 +195,7 @@ fn mistakes_of_the_original_keep_their_words_and_have_a_place() {
         ),
         (
             group("[[runs]]\nid = \"r\"\n[[runs.groups]]\nid = \"x\"\ngroup_id = \"aa\"\n"),
-            "13:12: run r:x references non-existent group aa",
+            "13:12: run r:x references non-existent group aa; there are a",
         ),
         (
             group("").replace("count = 2", "percentage = 0.5"),

@@ -6,7 +6,7 @@ use super::{
     BuildSpec, Composition, DependencySpec, Global, GroupSpec, Instances, MAX_INSTANCES, Metadata,
     ResourcesSpec, RunGroupSpec, RunParts, RunSpec, network,
 };
-use crate::diagnostic::{Diagnostic, Diagnostics, Place, Source};
+use crate::diagnostic::{Diagnostic, Diagnostics, Place, Source, names};
 use crate::manifest::{NAME_RULE, is_name};
 use crate::reader::{At, Item, Mistakes, TableReader};
 use crate::run::toml_value::Value;
@@ -48,7 +48,11 @@ pub(super) fn read(source: &Source, root: &TableReader<'_>, mistakes: &Mistakes)
             let known = || groups.iter().map(|g| g.id.value.as_str());
             if !known().any(|id| id == base.value) {
                 let (run, id) = (&run.id.value, &group.id.value);
-                let message = format!("run {run}:{id} references non-existent group {}", base.value);
+                let message = format!(
+                    "run {run}:{id} references non-existent group {}; there are {}",
+                    base.value,
+                    names(known())
+                );
                 mistakes.push(base.place.error(message).suggest_nearest(&base.value, known()));
             }
         }

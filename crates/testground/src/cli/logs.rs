@@ -5,6 +5,7 @@ use std::io::{BufWriter, IsTerminal};
 use anyhow::{Context, anyhow, bail};
 use testground_engine::home::Home;
 use testground_engine::runs::{self, LogError, Logs, RunInfo, Wanted};
+use testground_model::diagnostic::nearest;
 use testground_model::event::Stream;
 use testground_model::name::InstanceName;
 use testground_model::outcome::ExitCode;
@@ -84,7 +85,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// A group of the run, and an index in it.
-fn selected(typed: &str, info: &RunInfo) -> anyhow::Result<(Option<String>, Option<u32>)> {
+///
+/// # Errors
+/// When the run has no such group or instance, said with those that it has.
+pub(super) fn selected(typed: &str, info: &RunInfo) -> anyhow::Result<(Option<String>, Option<u32>)> {
     let name = InstanceName::parse(typed)
         .with_context(|| format!("{typed:?} is no instance: it is written GROUP or GROUP[INDEX]"))?;
     let index = typed.ends_with(']').then_some(name.index);
@@ -92,7 +96,14 @@ fn selected(typed: &str, info: &RunInfo) -> anyhow::Result<(Option<String>, Opti
     if !info.groups.is_empty() {
         let Some(group) = info.groups.iter().find(|g| g.id == name.group) else {
             let groups: Vec<&str> = info.groups.iter().map(|g| g.id.as_str()).collect();
-            bail!("run {} has no group {:?}; its groups are {}", info.id, name.group, groups.join(", "));
+            let near = nearest(&name.group, groups.iter().copied());
+            let near = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+            bail!(
+                "run {} has no group {:?}; its groups are {}{near}",
+                info.id,
+                name.group,
+                groups.join(", ")
+            );
         };
         if index.is_some_and(|i| i >= group.instances) {
             let last = group.instances.saturating_sub(1);

@@ -79,10 +79,16 @@ pub(crate) fn main() -> ProcessExit {
     CompleteEnv::with_factory(Cli::command).var(completions::VARIABLE).bin("testground").complete();
     let command = Cli::command();
     let typed: Vec<OsString> = spelling::long_flags(&command, std::env::args_os());
+    let shadowed = spelling::shadowed_path(&typed);
     let matches = match command.try_get_matches_from(typed) {
         Ok(matches) => matches,
         Err(e) => {
             let _ = e.print();
+            if e.use_stderr()
+                && let Some(note) = &shadowed
+            {
+                eprintln!("\n{note}");
+            }
             let code = if e.use_stderr() { ExitCode::Configuration } else { ExitCode::Success };
             return ProcessExit::from(code as u8);
         }

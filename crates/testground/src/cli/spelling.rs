@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::Command;
 
@@ -25,6 +26,23 @@ pub(super) fn long_flags(command: &Command, typed: impl Iterator<Item = OsString
         mended
     };
     typed.map(mend).collect()
+}
+
+/// Says how a path is run whose name was taken for a kind of run: `testground run s` is `run single`.
+pub(super) fn shadowed_path(typed: &[OsString]) -> Option<String> {
+    let run = typed.iter().position(|arg| arg == "run")?;
+    let word = typed.get(run + 1)?.to_str()?;
+    let kind = match word {
+        "s" | "single" => "single",
+        "c" | "composition" => "composition",
+        _ => return None,
+    };
+    Path::new(word).exists().then(|| {
+        format!(
+            "note: `{word}` is read as the command `run {kind}`; what lies here under that name is run by \
+             `testground run ./{word}`"
+        )
+    })
 }
 
 fn collect(command: &Command, known: &mut HashSet<String>) {

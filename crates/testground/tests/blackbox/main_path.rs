@@ -180,3 +180,40 @@ fn version_and_help_speak_of_exit_codes() {
     }
     assert!(binary().exists());
 }
+
+#[test]
+fn what_keeps_a_composition_from_being_read_is_told_with_its_place() {
+    let session = Session::with_plan("exit 0", &composition(1, ""));
+    let text = composition(1, "");
+    session.write("plan/other.toml", &text.replace("\"plan\"", "\"pp\""));
+    std::fs::write(session.path().join("plan/latin.toml"), b"[global]\nplan = \"caf\xe9\"\n")
+        .expect("a file");
+    let utf16: Vec<u8> =
+        [0xff, 0xfe].into_iter().chain(text.encode_utf16().flat_map(u16::to_le_bytes)).collect();
+    std::fs::write(session.path().join("plan/utf16.toml"), utf16).expect("a file");
+    for (file, says) in [
+        ("plan/other.toml", "--> plan/other.toml:2:8 (global.plan)"),
+        ("plan/latin.toml", "plan/latin.toml:2:12: the byte 0xe9 is no UTF-8"),
+        ("plan/utf16.toml", "plan/utf16.toml:1:1: it is UTF-16; save it as UTF-8"),
+    ] {
+        for command in [&["run", "--dry-run", file][..], &["build", "composition", "-f", file]] {
+            let done = session.testground(command);
+            assert!(done.code == Some(2) && done.stderr.contains(says), "{says}: {done:?}");
+        }
+    }
+}
+
+#[test]
+fn a_path_that_is_called_like_a_kind_of_run_is_pointed_out() {
+    let session = Session::with_plan("exit 0", &composition(1, ""));
+    std::fs::rename(session.path().join("plan"), session.path().join("s")).expect("renamed");
+    let done = session.testground(&["run", "s"]);
+    assert!(done.code == Some(2) && done.stderr.contains("`testground run ./s`"), "{done:?}");
+    let done = session.testground(&["run", "c"]);
+    assert!(done.code == Some(2) && !done.stderr.contains("./c"), "{done:?}");
+    let file = session.path().join("s/composition.toml");
+    let text = std::fs::read_to_string(&file).expect("a composition");
+    std::fs::write(file, text.replace("plan = \"plan\"", "plan = \"s\"")).expect("a file");
+    let done = session.testground(&["run", "./s"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+}

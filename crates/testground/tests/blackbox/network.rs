@@ -30,6 +30,18 @@ fn lossy(seed: &str) -> (Session, String) {
 fn dropped(session: &Session, id: &str) -> BTreeSet<u64> {
     let done = session.testground(&["network", "trace", id, "--from", "g[0]", "--to", "g[1]", "--drops"]);
     assert_eq!(done.code, Some(0), "{done:?}");
+    let group =
+        session.testground(&["network", "trace", id, "--from", "g", "--to", "g[1]/default", "--drops"]);
+    assert!(group.code == Some(0) && group.stdout == done.stdout, "a group is all of it: {group:?}");
+    for (flag, typed, says) in [
+        ("--from", "x[0]", "has no group \"x\"; its groups are g"),
+        ("--to", "G", "did you mean g?"),
+        ("--to", "g[2]", "those of g are [0] to [1]"),
+    ] {
+        let wrong = session.testground(&["network", "trace", id, flag, typed]);
+        assert!(wrong.code == Some(2) && wrong.stderr.contains(flag), "{wrong:?}");
+        assert!(wrong.stderr.contains(says), "{says}: {wrong:?}");
+    }
     let number = |l: &str| serde_json::from_str::<serde_json::Value>(l).ok()?.get("n")?.as_u64();
     done.stdout.lines().filter_map(number).collect()
 }

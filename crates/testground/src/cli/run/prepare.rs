@@ -196,7 +196,15 @@ pub(in crate::cli) fn composition_file(file: &Path, home: &Home, here: &Path) ->
         Ok(composition) => composition,
         Err(mistakes) => return Ok(Err(mistakes)),
     };
-    let plan = home::find_plan(home, &composition.global.plan.value, here, Some(&folder))?;
+    let named = &composition.global.plan;
+    let plan = match home::find_plan(home, &named.value, here, Some(&folder)) {
+        Ok(plan) => plan,
+        Err(e) => {
+            let mut mistakes = Diagnostics::new();
+            mistakes.push(named.place.error(e.to_string()));
+            return Ok(Err(mistakes));
+        }
+    };
     Ok(manifest_of(&plan)?.map(|manifest| (plan, manifest, composition, folder)))
 }
 
@@ -206,7 +214,7 @@ fn composition_text(
     shown: &str,
     folder: &Path,
 ) -> anyhow::Result<Result<Composition, Diagnostics>> {
-    let text = fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
+    let text = text_of(file)?;
     if !is_template(&text) {
         return Ok(Composition::parse(shown, &text));
     }
@@ -227,6 +235,26 @@ fn composition_text(
             Err(mistakes) => return Ok(Err(mistakes)),
         }
     }
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// When it can't be read; where it is none, with the place of the first byte that is no UTF-8.
+fn text_of(file: &Path) -> anyhow::Result<String> {
+    let bytes = fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
+    let is_utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+    String::from_utf8(bytes).map_err(|e| {
+        let good = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]);
+        let (line, last) = (good.matches('\n').count() + 1, good.rsplit('\n').next().unwrap_or_default());
+        let byte = e.as_bytes()[good.len()];
+        let what = if is_utf16 {
+            "it is UTF-16; save it as UTF-8".to_owned()
+        } else {
+            format!("the byte 0x{byte:02x} is no UTF-8, so that this is no text")
+        };
+        anyhow!("{}:{line}:{}: {what}", file.display(), last.chars().count() + 1)
+    })
 }
 
 fn plan_directory(typed: &str, home: &Home, here: &Path) -> anyhow::Result<Read> {
@@ -283,7 +311,7 @@ pub(in crate::cli) fn single_group(single: &Single, home: &Home, here: &Path) ->
 
 fn manifest_of(plan: &PlanDir) -> anyhow::Result<Result<Manifest, Diagnostics>> {
     let file = &plan.manifest;
-    let text = fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
+    let text = text_of(file)?;
     let here = std::env::current_dir().unwrap_or_default();
     Ok(Manifest::parse(&shown(file, &here), &text))
 }
