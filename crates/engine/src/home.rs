@@ -271,7 +271,6 @@ pub fn open_plan(path: &Path) -> Result<PlanDir, PlanError> {
     Ok(PlanDir { dir, manifest })
 }
 
-/// Whether a directory has the name that a composition gives its plan.
 /// Whether a directory has a plan's name, or is that plan by what its manifest says.
 fn names(dir: &Path, typed: &str) -> bool {
     let last = Path::new(typed).file_name();

@@ -76,9 +76,13 @@ impl Signals {
         Ok(Signals { for_run, heard, stop_collecting })
     }
 
-    /// A run begins.
-    pub(super) fn run_begins(&self) {
-        *locked(&self.heard) = Heard::new();
+    /// A run begins, unless a signal came after the one before it: whether it may.
+    pub(super) fn run_may_begin(&self) -> bool {
+        let mut heard = locked(&self.heard);
+        if !heard.after_run {
+            *heard = Heard::new();
+        }
+        !heard.after_run
     }
 
     /// The run is over, and files are written.

@@ -43,7 +43,9 @@ pub(super) fn all(prepared: &Prepared, common: &Common, verbose: bool) -> anyhow
                 let mut run = run.clone();
                 run.settings.seed = rounds.seed(run.settings.seed, prepared.drawn_seed);
                 let (name, seed) = (run.id.clone(), run.settings.seed);
-                signals.run_begins();
+                if !signals.run_may_begin() {
+                    return Ok(ExitCode::Interrupted);
+                }
                 let id = new_id();
                 let outputs = home.outputs_dir(&run.runner, &run.plan, &id);
                 let source = Source { plan: run.plan.clone(), case: run.case.clone(), run: id.to_string() };

@@ -113,9 +113,8 @@ pub(super) async fn run(args: &Args, instance: &Instance) -> anyhow::Result<Exit
 
 /// With its sign, as compositions write it, or without, as the SDKs do.
 fn percent(text: &str) -> Result<f64, String> {
-    let number = text.trim_end();
-    let signed = if number.ends_with('%') { number.to_owned() } else { format!("{number}%") };
-    units::percent(&signed).map_err(|e| e.to_string())
+    let signed = if text.trim_end().ends_with('%') { text.to_owned() } else { format!("{text}%") };
+    units::percent(&signed).map_err(|_| "a percentage is expected: 0 to 100, such as 5% or 0.5".to_owned())
 }
 
 // === impl Args ===
@@ -196,10 +195,7 @@ mod tests {
     fn a_percentage_has_its_sign_or_not() {
         assert_eq!((percent("5%"), percent("0.5"), percent("100 %")), (Ok(5.0), Ok(0.5), Ok(100.0)));
         for wrong in ["101%", "-1", "%", "five", "5%%", ""] {
-            assert!(
-                percent(wrong).expect_err(wrong).contains("write 0 to 100 with a percent sign"),
-                "{wrong}"
-            );
+            assert!(percent(wrong).expect_err(wrong).contains("0 to 100, such as 5%"), "{wrong}");
         }
     }
 }
