@@ -13,4 +13,5 @@ mod relay;
 pub mod report;
 pub mod run;
 pub mod runs;
+mod unbegun;
 pub mod verdict;

@@ -22,6 +22,7 @@ use crate::home::Home;
 use crate::lab::protocol::{Capture, Command, Notice, Program, Setup};
 use crate::lab::{Lab, limits};
 use crate::measure;
+use crate::unbegun::Unbegun;
 use crate::verdict::{Decision, Verdict};
 
 /// How long the lab has to say what everybody waits for, behind all that it says otherwise, and to end beyond the grace: a
@@ -62,7 +63,8 @@ pub async fn execute(
 ) -> RunOutcome {
     let started = Instant::now();
     let run = &request.run;
-    let mut record = Record { id: request.id.clone(), on_event, verdict: Verdict::new(run) };
+    let (verdict, unbegun) = (Verdict::new(run), Unbegun::new(run));
+    let mut record = Record { id: request.id.clone(), on_event, verdict, unbegun };
     let outputs = home.outputs_dir(&run.runner, &run.plan, &request.id);
     record.tell(EventKind::RunQueued {
         plan: run.plan.clone(),
@@ -74,6 +76,9 @@ pub async fn execute(
     });
     let outcome = with_claim(&request, home, outputs, interrupts, &mut record).await;
     sum_up(&request, &home.outputs_dir(&run.runner, &run.plan, &request.id), interrupts, &mut record).await;
+    if let Some(message) = record.unbegun.in_words() {
+        record.tell(EventKind::Warning { message });
+    }
     let groups = record.verdict.groups().to_vec();
     let seconds = started.elapsed().as_secs_f64();
     let emulator_late = record.verdict.emulator_late();
@@ -131,6 +136,7 @@ struct Record<'a> {
     id: RunId,
     on_event: &'a mut dyn FnMut(&Event),
     verdict: Verdict,
+    unbegun: Unbegun,
 }
 
 /// Carries the run out; a sync service outside of the lab is told of its beginning, and of its end however it comes.
@@ -434,6 +440,7 @@ impl Record<'_> {
 
     fn tell_at(&mut self, ts: u64, kind: EventKind) -> Decision {
         let decision = self.verdict.on_event(&kind);
+        self.unbegun.on_event(&kind);
         (self.on_event)(&Event { ts, run: self.id.clone(), kind });
         decision
     }

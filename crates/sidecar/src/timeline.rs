@@ -137,6 +137,12 @@ impl Timeline {
         shapes
     }
 
+    /// When each change begins, and what is told of it then, by time.
+    pub fn beginnings(&self) -> Vec<(Duration, String)> {
+        let begins = |entry: &Entry| entry.told(None, entry.change.at).into_iter().next();
+        self.entries.iter().filter_map(begins).collect()
+    }
+
     /// What happened after one moment (from the very start: `None`) up to another, in words, by time.
     pub fn told(&self, after: Option<Duration>, upto: Duration) -> Vec<(Duration, String)> {
         let mut told: Vec<(Duration, String)> =

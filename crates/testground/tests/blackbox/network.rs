@@ -183,3 +183,26 @@ testground sync signal done >/dev/null"#;
         "{changes:?}"
     );
 }
+
+#[test]
+fn a_change_that_the_run_ended_before_is_said() {
+    let timeline = "[[timeline]]\nat = \"0s\"\naction = \"set\"\nfrom = \"g\"\nto = \"g\"\nlatency = \"1ms\"\n\
+                    [[timeline]]\nat = \"20m\"\naction = \"partition\"\nfrom = \"g[0]\"\nto = \"g[1]\"\n\
+                    [global.run_config]\ntimeout = \"60s\"\n";
+    // The first change is told of when the clock starts.
+    let done = Session::with_plan("sleep 1", &composition(2, timeline)).run(&[]);
+    done.assert_success();
+    assert!(done.stderr.contains("this never takes place: the run ends at its timeout of 1m"), "{done:?}");
+    let said: Vec<&String> = done
+        .events
+        .iter()
+        .filter_map(|e| match &e.kind {
+            EventKind::Warning { message } if message.contains("ended before") => Some(message),
+            _ => None,
+        })
+        .collect();
+    let wanted = "the run ended before 1 of its 2 changes of the network: partition g[0] <-> g[1] (at 20m)";
+    assert_eq!(said, [wanted]);
+    let summary = done.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(summary.contains(&format!("warning {wanted}")), "{done:?}");
+}
