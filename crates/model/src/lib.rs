@@ -3,6 +3,7 @@
 //! Everything here is a plain value. Files are read, clocks asked and sockets opened elsewhere: this crate is
 //! given text and gives back either a value or every mistake in it, with its place.
 
+pub mod address;
 pub mod artifacts;
 pub mod catalogue;
 pub mod composition;

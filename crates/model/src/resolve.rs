@@ -14,6 +14,7 @@ use crate::reader::{At, Mistakes};
 use crate::run::{Build, Group, Resources, Run};
 
 mod build;
+mod contradictions;
 mod counts;
 mod network;
 mod params;
@@ -202,7 +203,7 @@ impl<'a> Resolver<'a> {
         let regions = counts.as_ref().map(|counts| self.regions(members, counts)).unwrap_or_default();
         let topology = network::Scene { members, counts: counts.as_deref(), regions: &regions, networks };
         let links = self.links(&topology);
-        let timeline = self.timeline(&topology, &links);
+        let timeline = self.timeline(&topology, &links, settings.timeout);
         let global = &self.composition.global;
         Some(Run {
             id: spec.map_or_else(|| DEFAULT_RUN.to_owned(), |s| s.id.value.clone()),

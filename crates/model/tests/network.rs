@@ -433,21 +433,6 @@ fn entries_that_do_not_meet_do_not_contradict() {
 }
 
 #[test]
-fn entries_by_address_build_upon_links_of_the_same_addresses_only() {
-    let link = "[[links]]\nfrom = \"16.0.0.0/24\"\nto = \"*\"\nlatency = \"9ms\"\n";
-    let set = |from: &str| {
-        entry(&format!("at = \"1s\"; action = \"set\"; from = \"{from}\"; to = \"*\"; loss = \"1%\""))
-    };
-    let run = run(&format!("{link}{}", set("16.0.0.0/24")));
-    let Action::Shape(shape) = &run.timeline[0].action else { panic!("{run}") };
-    assert_eq!((shape.latency, shape.loss), (MS(9), Loss::Random(Chance::percent(1.0))));
-    for other in ["16.0.0.0/25", "a"] {
-        let (_, _, message) = error(&format!("{link}{}", set(other)));
-        assert!(message.contains("can't be told"), "{message}");
-    }
-}
-
-#[test]
 fn a_trace_is_read_from_the_file_that_was_supplied() {
     let text = format!(
         "{HEAD}{LINKS}{}",

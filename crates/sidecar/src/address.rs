@@ -9,6 +9,7 @@ use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
+use testground_model::address;
 use thiserror::Error;
 
 use crate::plan::PortId;
@@ -98,12 +99,9 @@ impl Pool {
         self.address(1)
     }
 
-    /// Gives the next free address to a port: the second of the subnet and on up to the 255th, as Docker would, then
-    /// from the middle of the subnet's first 65,536 on, then the others. The gap is for plans that choose addresses
-    /// of their own from what instance number they have, which all published examples do from `.1.1` on: they would
-    /// meet addresses of instances that have not moved yet.
+    /// Gives the next free address to a port, in the order of [`address::candidate`].
     pub fn take(&mut self, port: PortId) -> Result<IpAddr, AddressError> {
-        while let Some(offset) = candidate(self.next, self.limit()) {
+        while let Some(offset) = address::candidate(self.next, self.limit()) {
             self.next += 1;
             if let Entry::Vacant(free) = self.holders.entry(offset) {
                 free.insert(port);
@@ -165,39 +163,12 @@ impl Pool {
 
     /// The first distance that can't be given away any more.
     fn limit(&self) -> u128 {
-        let bits = self.subnet.max_prefix_len() - self.subnet.prefix_len();
-        // No pool needs more than 2^64 addresses, and a shift by 128 would overflow.
-        let size = 1u128 << bits.min(64);
-        match self.subnet {
-            IpNet::V4(_) => size - 1,
-            IpNet::V6(_) => size,
-        }
+        address::limit(self.subnet)
     }
 
     fn address(&self, offset: u128) -> IpAddr {
-        match self.subnet.network() {
-            IpAddr::V4(start) => IpAddr::V4((u32::from(start) + offset as u32).into()),
-            IpAddr::V6(start) => IpAddr::V6((u128::from(start) + offset).into()),
-        }
+        address::at(self.subnet, offset)
     }
-}
-
-/// The `k`-th distance to be tried among those below `limit`, `None` when there is none left.
-fn candidate(k: u128, limit: u128) -> Option<u128> {
-    const WINDOW: u128 = 65_536;
-    let window = WINDOW.min(limit.next_power_of_two());
-    let near = limit.min(256);
-    let middle = (window / 2).max(near);
-    let end = limit.min(window);
-    let mut k = k;
-    for (from, to) in [(2, near), (middle, end), (near, middle.min(end)), (end, limit)] {
-        let room = to.max(from) - from;
-        if k < room {
-            return Some(from + k);
-        }
-        k -= room;
-    }
-    None
 }
 
 fn number(address: IpAddr) -> u128 {

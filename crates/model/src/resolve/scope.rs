@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
+
 use super::network::Scene;
+use crate::address;
 use crate::name::InstanceName;
 use crate::topology::Endpoint;
 
@@ -18,6 +21,8 @@ pub(super) struct Scope {
 pub(super) struct Class {
     group: String,
     region: Option<String>,
+    /// The subnets of selectors that its members' first addresses lie in.
+    subnets: Vec<IpNet>,
     /// The instance, where a selector names it alone.
     named: Option<InstanceName>,
     members: Vec<InstanceName>,
@@ -31,33 +36,46 @@ pub(super) struct Class {
 impl Scope {
     /// Sorts the instances of a run by what the selectors say of them.
     pub(super) fn new<'e>(scene: &Scene<'_>, selectors: impl Iterator<Item = &'e Endpoint>) -> Scope {
-        let named: BTreeSet<&InstanceName> = selectors
-            .filter_map(|end| match end {
-                Endpoint::Instance(name) => Some(name),
-                _ => None,
-            })
-            .collect();
+        let mut named: BTreeSet<&InstanceName> = BTreeSet::new();
+        let mut subnets: BTreeSet<IpNet> = BTreeSet::new();
+        for end in selectors {
+            match end {
+                Endpoint::Instance(name) => {
+                    named.insert(name);
+                }
+                Endpoint::Subnet(net) => {
+                    subnets.insert(*net);
+                }
+                _ => {}
+            }
+        }
         let region_of: BTreeMap<&InstanceName, &String> =
             scene.regions.iter().flat_map(|(region, all)| all.iter().map(move |i| (i, region))).collect();
         let mut classes: Vec<Class> = Vec::new();
+        // Addresses follow the order of the groups.
+        let mut number = 0;
         for (member, &count) in scene.members.iter().zip(scene.counts.unwrap_or_default()) {
             let group = &member.id().value;
             let first = classes.len();
-            let mut by_region: BTreeMap<Option<&String>, usize> = BTreeMap::new();
+            let mut alike: BTreeMap<(Option<&String>, Vec<IpNet>), usize> = BTreeMap::new();
             for instance in (0..count).map(|i| InstanceName::new(group.clone(), i)) {
                 let region = region_of.get(&instance).copied();
                 let is_named = named.contains(&instance);
-                let known = by_region.get(&region).copied().filter(|_| !is_named);
+                let within = within(&subnets, scene, number);
+                number += 1;
+                let key = (region, within.clone());
+                let known = alike.get(&key).copied().filter(|_| !is_named);
                 if let Some(known) = known {
                     classes[known].members.push(instance);
                     continue;
                 }
                 if !is_named {
-                    by_region.insert(region, classes.len());
+                    alike.insert(key, classes.len());
                 }
                 classes.push(Class {
                     group: group.clone(),
                     region: region.cloned(),
+                    subnets: within,
                     named: is_named.then(|| instance.clone()),
                     members: vec![instance],
                     whole_group: false,
@@ -75,18 +93,15 @@ impl Scope {
         Scope { classes }
     }
 
-    /// The ordered pairs of classes between two selectors, sorted; selectors by address may cover anybody. `None` when
-    /// there are too many to look at.
+    /// The ordered pairs of classes between two selectors, sorted; selectors by address cover whoever begins with
+    /// one. `None` when there are too many to look at.
     pub(super) fn pairs(
         &self,
         from: &Endpoint,
         to: &Endpoint,
         both_ways: bool,
     ) -> Option<Vec<(usize, usize)>> {
-        let is_in = |end: &Endpoint| -> Vec<usize> {
-            (0..self.classes.len()).filter(|&i| self.classes[i].is_in(end) != Some(false)).collect()
-        };
-        let (from, to) = (is_in(from), is_in(to));
+        let (from, to) = (self.classes_in(from), self.classes_in(to));
         if from.len() * to.len() > MAX_PAIRS {
             return None;
         }
@@ -101,19 +116,61 @@ impl Scope {
         pairs.dedup();
         Some(pairs)
     }
+
+    /// The classes that a selector covers.
+    fn classes_in(&self, end: &Endpoint) -> Vec<usize> {
+        (0..self.classes.len()).filter(|&i| self.classes[i].is_in(end)).collect()
+    }
+
+    /// Whether one selector covers all that another does; `None` when it covers a part of it. Subnets are compared as such,
+    /// so that addresses which nobody begins with count too.
+    pub(super) fn covers(&self, outer: &Endpoint, inner: &Endpoint) -> Option<bool> {
+        match (outer, inner) {
+            (Endpoint::All, _) => return Some(true),
+            (Endpoint::Subnet(outer), Endpoint::Subnet(inner)) if outer.contains(inner) => return Some(true),
+            (Endpoint::Subnet(outer), Endpoint::Subnet(inner)) if inner.contains(outer) => return None,
+            (Endpoint::Subnet(_), Endpoint::Subnet(_)) => return Some(false),
+            _ => {}
+        }
+        let (outer, inner) = (self.classes_in(outer), self.classes_in(inner));
+        match inner.iter().filter(|class| outer.contains(class)).count() {
+            0 => Some(false),
+            n if n == inner.len() => Some(true),
+            _ => None,
+        }
+    }
+
+    /// A pair of classes by name, such as `a[4] -> b[4]`.
+    pub(super) fn show(&self, (from, to): (usize, usize)) -> String {
+        let name = |class: usize| match &self.classes[class] {
+            Class { named: None, whole_group: true, group, .. } => group.clone(),
+            class => class.members[0].to_string(),
+        };
+        format!("{} -> {}", name(from), name(to))
+    }
+}
+
+/// Which subnets the addresses lie in that the run's `k`-th instance begins with.
+fn within(subnets: &BTreeSet<IpNet>, scene: &Scene<'_>, k: u32) -> Vec<IpNet> {
+    if subnets.is_empty() {
+        return Vec::new();
+    }
+    let nets = scene.networks.iter().flat_map(|n| [Some(IpNet::V4(n.subnet)), n.subnet6.map(IpNet::V6)]);
+    let addresses: Vec<_> = nets.flatten().filter_map(|net| address::initial(net, k)).collect();
+    subnets.iter().filter(|net| addresses.iter().any(|a| net.contains(a))).copied().collect()
 }
 
 // === impl Class ===
 
 impl Class {
-    /// Whether a selector covers it; `None` when that depends on addresses.
-    pub(super) fn is_in(&self, end: &Endpoint) -> Option<bool> {
+    /// Whether a selector covers it.
+    pub(super) fn is_in(&self, end: &Endpoint) -> bool {
         match end {
-            Endpoint::All => Some(true),
-            Endpoint::Group(group) => Some(self.group == *group),
-            Endpoint::Instance(instance) => Some(self.named.as_ref() == Some(instance)),
-            Endpoint::Region(region) => Some(self.region.as_ref() == Some(region)),
-            Endpoint::Subnet(_) => None,
+            Endpoint::All => true,
+            Endpoint::Group(group) => self.group == *group,
+            Endpoint::Instance(instance) => self.named.as_ref() == Some(instance),
+            Endpoint::Region(region) => self.region.as_ref() == Some(region),
+            Endpoint::Subnet(net) => self.subnets.contains(net),
         }
     }
 

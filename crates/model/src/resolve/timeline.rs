@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use super::network::Scene;
-use super::scope::{Class, Scope};
+use super::scope::Scope;
 use super::{Resolver, with_suggestion};
 use crate::composition::{ChangeSpec, Deed, ShapeSpec};
 use crate::reader::At;
-use crate::shape::{LinkShape, Loss};
+use crate::shape::{Filter, LinkShape, Loss};
 use crate::topology::{Action, Change, Endpoint, Link};
 use crate::trace;
 use crate::units::show_duration;
@@ -19,20 +19,22 @@ use crate::units::show_duration;
 const MAX_PARTS: usize = 4096;
 
 /// An entry with its selectors looked up.
-struct Entry<'a> {
-    spec: &'a ChangeSpec,
-    network: String,
-    from: Endpoint,
-    to: Endpoint,
-    /// The ordered pairs of classes that it covers, or may cover when it names addresses; sorted.
-    pairs: Vec<(usize, usize)>,
-    /// Whether it names addresses, so that its pairs are not known.
-    by_address: bool,
+pub(super) struct Entry<'a> {
+    pub(super) spec: &'a ChangeSpec,
+    pub(super) network: String,
+    pub(super) from: Endpoint,
+    pub(super) to: Endpoint,
+    /// The ordered pairs of classes that it covers; sorted. Of addresses those that instances begin with count.
+    pub(super) pairs: Vec<(usize, usize)>,
+    /// Whether it names addresses, so that it may cover others by the time.
+    pub(super) by_address: bool,
+    /// The opportunities of a trace, where the file could be read.
+    opportunities: Option<Vec<u64>>,
 }
 
 impl Resolver<'_> {
-    /// The changes of a run, by time.
-    pub(super) fn timeline(&self, scene: &Scene<'_>, links: &[Link]) -> Vec<Change> {
+    /// The changes of a run, by time. The run ends at its timeout at the latest.
+    pub(super) fn timeline(&self, scene: &Scene<'_>, links: &[Link], timeout: Duration) -> Vec<Change> {
         if self.composition.timeline.is_empty() || scene.counts.is_none() {
             return Vec::new();
         }
@@ -53,7 +55,13 @@ impl Resolver<'_> {
         }
         let mut changes = Vec::new();
         for (i, entry) in entries.iter().enumerate() {
-            self.check_contradictions(&entries[..i], entry);
+            if entry.spec.at.value >= timeout {
+                self.error(entry.spec.at.place.warning(format!(
+                    "this never takes place: the run ends at its timeout of {} at the latest",
+                    show_duration(timeout)
+                )));
+            }
+            self.check_contradictions(&scope, &entries[..i], entry);
             changes.extend(self.changes(&entries[..i], entry, links, &scope));
         }
         changes
@@ -65,52 +73,11 @@ impl Resolver<'_> {
             (self.endpoint(&spec.from, &network, scene), self.endpoint(&spec.to, &network, scene));
         let (from, to) = (from?, to?);
         let by_address = [&from, &to].iter().any(|end| matches!(end, Endpoint::Subnet(_)));
-        Some(Entry { spec, network, from, to, pairs: Vec::new(), by_address })
-    }
-
-    /// Refuses an entry that can't be meant together with one before it.
-    fn check_contradictions(&self, earlier: &[Entry<'_>], entry: &Entry<'_>) {
-        let at = &entry.spec.at;
-        let show = show_duration;
-        for other in earlier.iter().filter(|other| other.meets(entry)) {
-            let (word, start) = (other.word(), other.spec.at.value);
-            let end = other.end();
-            let (line, _) = other.spec.at.place.line_and_column();
-            if start == at.value {
-                self.error(at.place.error(format!(
-                    "at {} the same links are changed by the {word} of line {line} too: only one of them can be in force",
-                    show(start)
-                )));
-            } else if end > at.value {
-                self.error(at.place.error(format!(
-                    "at {} the {word} of line {line} (from {} to {}) still changes the same links",
-                    show(at.value),
-                    show(start),
-                    show(end)
-                )));
-            }
-        }
-        match entry.spec.deed {
-            Deed::Heal
-                if !earlier
-                    .iter()
-                    .any(|other| other.meets(entry) && !matches!(other.spec.deed, Deed::Heal)) =>
-            {
-                self.error(at.place.error("there is nothing to heal: no earlier entry changes these links"));
-            }
-            Deed::Partition | Deed::Heal => {}
-            _ => {
-                if let Some(cut) =
-                    earlier.iter().rev().find(|other| other.meets(entry) && other.ends_or_begins_partition())
-                    && matches!(cut.spec.deed, Deed::Partition)
-                {
-                    self.error(at.place.error(format!(
-                        "these links are partitioned since {}: heal them first",
-                        show(cut.spec.at.value)
-                    )));
-                }
-            }
-        }
+        let opportunities = match &spec.deed {
+            Deed::Trace { file, .. } => self.trace(file),
+            _ => None,
+        };
+        Some(Entry { spec, network, from, to, pairs: Vec::new(), by_address, opportunities })
     }
 
     /// The changes that an entry stands for.
@@ -138,10 +105,10 @@ impl Resolver<'_> {
             Deed::Flap { down, up, times } => {
                 whole(Action::Flap { down: down.value, up: up.value, times: *times })
             }
-            Deed::Trace { file, repeat } => match self.trace(file) {
+            Deed::Trace { repeat, .. } => match &entry.opportunities {
                 Some(opportunities) => {
                     let lines = opportunities.len();
-                    let action = Action::Trace { opportunities, repeat: *repeat };
+                    let action = Action::Trace { opportunities: opportunities.clone(), repeat: *repeat };
                     let most = MAX_PARTS.min(10 * trace::MAX_OPPORTUNITIES / lines.max(1));
                     self.parts(earlier, entry, links, scope, most, |_| Some(action.clone()))
                 }
@@ -155,7 +122,7 @@ impl Resolver<'_> {
                     return Vec::new();
                 }
                 self.parts(earlier, entry, links, scope, MAX_PARTS, |base| {
-                    self.check_ramp_from(base, to)
+                    self.check_ramp_from(&entry.spec.at, base, to)
                         .then(|| Action::Ramp { to: to.over(base), over: over.value })
                 })
             }
@@ -176,19 +143,21 @@ impl Resolver<'_> {
         // The different shapes, and for each pair which of them it has.
         let mut shapes: Vec<LinkShape> = Vec::new();
         let mut bases: Vec<usize> = Vec::new();
-        for &(a, b) in &entry.pairs {
-            match base(scope, earlier, entry, links, (a, b)) {
-                Ok(shape) => {
-                    let known = shapes.iter().position(|s| *s == shape);
-                    bases.push(known.unwrap_or(shapes.len()));
-                    if known.is_none() {
-                        shapes.push(shape);
-                    }
-                }
-                Err(()) => {
-                    self.error(at.place.error(
-                        "which shape these links have by then can't be told, since earlier links or entries name addresses: name groups, instances or regions there",
-                    ));
+        for &pair in &entry.pairs {
+            let shape = base(scope, earlier, entry, links, pair);
+            let known = shapes.iter().position(|s| *s == shape);
+            bases.push(known.unwrap_or(shapes.len()));
+            if known.is_none() {
+                shapes.push(shape);
+            }
+        }
+        if entry.pairs.is_empty() {
+            match base_of_addresses(scope, earlier, entry, links) {
+                Ok(shape) => shapes.push(shape),
+                Err(what) => {
+                    self.error(at.place.error(format!(
+                        "which shape these addresses have by then can't be told: nobody begins with one of them, and {what} covers a part of them"
+                    )));
                     return Vec::new();
                 }
             }
@@ -254,9 +223,15 @@ impl Resolver<'_> {
         found.is_empty()
     }
 
-    /// Refuses a ramp that has no number to start from.
-    fn check_ramp_from(&self, base: &LinkShape, to: &ShapeSpec) -> bool {
+    /// Refuses a ramp that has no number to start from, or that nothing would be seen of.
+    fn check_ramp_from(&self, at: &At<Duration>, base: &LinkShape, to: &ShapeSpec) -> bool {
         let mut fits = true;
+        if base.filter != Filter::Accept {
+            self.error(at.place.error(
+                "nothing passes these links by then (their filter is not \"accept\"), so that nothing would be seen of the ramp: let a `set` with filter = \"accept\" come first",
+            ));
+            fits = false;
+        }
         if let (Some(bandwidth), None) = (&to.bandwidth, base.bandwidth) {
             self.error(bandwidth.place.error("the bandwidth is unlimited by then, so there is no number to ramp from: declare one for these links"));
             fits = false;
@@ -290,7 +265,7 @@ impl Resolver<'_> {
 // === impl Entry ===
 
 impl Entry<'_> {
-    fn word(&self) -> &'static str {
+    pub(super) fn word(&self) -> &'static str {
         match self.spec.deed {
             Deed::Partition => "partition",
             Deed::Heal => "heal",
@@ -301,8 +276,13 @@ impl Entry<'_> {
         }
     }
 
+    /// The line that it is declared in.
+    pub(super) fn line(&self) -> usize {
+        self.spec.at.place.line_and_column().0
+    }
+
     /// Until when it changes its links by itself. A trace goes on until something else comes, so it ends at once here.
-    fn end(&self) -> Duration {
+    pub(super) fn end(&self) -> Duration {
         let lasts = match &self.spec.deed {
             Deed::Ramp { over, .. } => over.value,
             Deed::Flap { down, up, times } => (down.value.saturating_add(up.value)).saturating_mul(*times),
@@ -311,81 +291,119 @@ impl Entry<'_> {
         self.spec.at.value.saturating_add(lasts)
     }
 
-    fn ends_or_begins_partition(&self) -> bool {
-        matches!(self.spec.deed, Deed::Partition | Deed::Heal)
+    /// From when on nothing of it is in force any more, where it comes to an end by itself.
+    pub(super) fn over(&self) -> Option<Duration> {
+        match (&self.spec.deed, &self.opportunities) {
+            (Deed::Flap { .. }, _) => Some(self.end()),
+            (Deed::Trace { repeat: false, .. }, Some(opportunities)) => {
+                let length = Duration::from_millis(opportunities.last().copied().unwrap_or(0));
+                Some(self.spec.at.value.saturating_add(length))
+            }
+            _ => None,
+        }
     }
 
-    /// Whether both change a link, or may do so since one of them names addresses.
-    fn may_meet(&self, other: &Entry<'_>) -> bool {
-        self.network == other.network && self.pairs.iter().any(|pair| other.pairs.binary_search(pair).is_ok())
+    /// What it makes of a declared shape; `initial` is the one before all entries.
+    fn change(&self, shape: &mut LinkShape, initial: &LinkShape) {
+        match &self.spec.deed {
+            Deed::Heal => *shape = initial.clone(),
+            Deed::Set(settings) | Deed::Ramp { to: settings, .. } => *shape = settings.over(shape),
+            Deed::Partition | Deed::Flap { .. } | Deed::Trace { .. } => {}
+        }
     }
 
-    /// Whether both change a link for sure. Of addresses only equal ones are known to be the same.
-    fn meets(&self, other: &Entry<'_>) -> bool {
+    /// Whether other selectors cover all links of this entry; `None` when they cover a part of them.
+    pub(super) fn is_covered(
+        &self,
+        scope: &Scope,
+        from: &Endpoint,
+        to: &Endpoint,
+        both_ways: bool,
+    ) -> Option<bool> {
+        let and = |a: Option<bool>, b: Option<bool>| match (a, b) {
+            (Some(false), _) | (_, Some(false)) => Some(false),
+            (Some(true), Some(true)) => Some(true),
+            _ => None,
+        };
+        let or = |a: Option<bool>, b: Option<bool>| and(a.map(|a| !a), b.map(|b| !b)).map(|neither| !neither);
+        let way = |own_from: &Endpoint, own_to: &Endpoint| {
+            let there = and(scope.covers(from, own_from), scope.covers(to, own_to));
+            let back = and(scope.covers(to, own_from), scope.covers(from, own_to));
+            if both_ways { or(there, back) } else { there }
+        };
+        let there = way(&self.from, &self.to);
+        if !self.spec.both {
+            return there;
+        }
+        let back = way(&self.to, &self.from);
+        if there == back { there } else { None }
+    }
+
+    pub(super) fn covers(&self, pair: (usize, usize)) -> bool {
+        self.pairs.binary_search(&pair).is_ok()
+    }
+
+    /// A pair that both change.
+    pub(super) fn common(&self, other: &Entry<'_>) -> Option<(usize, usize)> {
         if self.network != other.network {
-            return false;
+            return None;
         }
-        if self.by_address || other.by_address {
-            let same = self.from == other.from && self.to == other.to;
-            let turned = self.from == other.to && self.to == other.from;
-            return same || (turned && (self.spec.both || other.spec.both));
-        }
-        self.may_meet(other)
+        self.pairs.iter().find(|pair| other.covers(**pair)).copied()
     }
 }
 
-/// The declared shape of a pair when an entry begins; `Err` when it depends on addresses.
+/// The declared shape of a pair when an entry begins.
 fn base(
     scope: &Scope,
     earlier: &[Entry<'_>],
     entry: &Entry<'_>,
     links: &[Link],
     pair: (usize, usize),
-) -> Result<LinkShape, ()> {
-    let mut shape = declared(scope, links, entry, pair)?;
-    let initial = shape.clone();
-    for other in earlier.iter().filter(|other| other.network == entry.network) {
-        if other.pairs.binary_search(&pair).is_err() {
-            continue;
-        }
-        if other.by_address && !(other.from == entry.from && other.to == entry.to) {
-            return Err(());
-        }
-        match &other.spec.deed {
-            Deed::Heal => shape = initial.clone(),
-            Deed::Set(settings) | Deed::Ramp { to: settings, .. } => shape = settings.over(&shape),
-            Deed::Partition | Deed::Flap { .. } | Deed::Trace { .. } => {}
-        }
+) -> LinkShape {
+    let initial = declared(scope, links, entry, pair);
+    let mut shape = initial.clone();
+    for other in earlier.iter().filter(|other| other.network == entry.network && other.covers(pair)) {
+        other.change(&mut shape, &initial);
     }
-    Ok(shape)
+    shape
 }
 
 /// The shape that the links declare for a pair: of those that cover it the last.
-fn declared(
+fn declared(scope: &Scope, links: &[Link], entry: &Entry<'_>, (a, b): (usize, usize)) -> LinkShape {
+    let (a, b) = (&scope.classes[a], &scope.classes[b]);
+    let covers = |link: &&Link| {
+        link.network == entry.network
+            && (a.is_in(&link.from) && b.is_in(&link.to)
+                || link.both_ways && b.is_in(&link.from) && a.is_in(&link.to))
+    };
+    links.iter().rev().find(covers).map(|link| link.shape.clone()).unwrap_or_default()
+}
+
+/// The declared shape of addresses that nobody begins with; `Err` names what covers a part of them.
+fn base_of_addresses(
     scope: &Scope,
-    links: &[Link],
+    earlier: &[Entry<'_>],
     entry: &Entry<'_>,
-    (a, b): (usize, usize),
-) -> Result<LinkShape, ()> {
-    let classes: (&Class, &Class) = (&scope.classes[a], &scope.classes[b]);
+    links: &[Link],
+) -> Result<LinkShape, String> {
+    let mut initial = LinkShape::default();
     for link in links.iter().rev().filter(|link| link.network == entry.network) {
-        let same = link.from == entry.from && link.to == entry.to && (link.both_ways || !entry.spec.both);
-        if same {
-            return Ok(link.shape.clone());
-        }
-        let there = classes.0.is_in(&link.from).zip(classes.1.is_in(&link.to)).map(|(f, t)| f && t);
-        let back =
-            classes.1.is_in(&link.from).zip(classes.0.is_in(&link.to)).map(|(f, t)| f && t && link.both_ways);
-        // A selector by address may or may not cover the pair, unless its other end rules that out.
-        let unknown = |from: &Class, to: &Class| {
-            from.is_in(&link.from).unwrap_or(true) && to.is_in(&link.to).unwrap_or(true)
-        };
-        match (there, back) {
-            (Some(true), _) | (_, Some(true)) => return Ok(link.shape.clone()),
-            (None, _) if unknown(classes.0, classes.1) => return Err(()),
-            (_, None) if link.both_ways && unknown(classes.1, classes.0) => return Err(()),
-            _ => {}
+        match entry.is_covered(scope, &link.from, &link.to, link.both_ways) {
+            Some(false) => {}
+            Some(true) => {
+                initial = link.shape.clone();
+                break;
+            }
+            None => return Err("a declared link".to_owned()),
         }
     }
-    Ok(LinkShape::default())
+    let mut shape = initial.clone();
+    for other in earlier.iter().filter(|other| other.network == entry.network) {
+        match entry.is_covered(scope, &other.from, &other.to, other.spec.both) {
+            Some(false) => {}
+            Some(true) => other.change(&mut shape, &initial),
+            None => return Err(format!("the {} of line {}", other.word(), other.line())),
+        }
+    }
+    Ok(shape)
 }
