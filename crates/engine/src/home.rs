@@ -14,6 +14,8 @@ use rustix::io::Errno;
 use testground_model::manifest::Manifest;
 use testground_model::name::{InstanceName, RunId};
 
+use crate::text::read_text;
+
 /// The file in an instance's output directory that keeps its standard output (SDKs write `run.out` themselves).
 pub const STDOUT_FILE: &str = "stdout.log";
 /// The file in an instance's output directory that keeps its standard error (SDKs write `run.err` themselves).
@@ -279,9 +281,7 @@ fn names(dir: &Path, typed: &str) -> bool {
 }
 
 fn declared_name(manifest: &Path) -> Option<String> {
-    // Opening a FIFO would wait for its writer.
-    fs::metadata(manifest).ok().filter(fs::Metadata::is_file)?;
-    let text = fs::read_to_string(manifest).ok()?;
+    let text = read_text(manifest).ok()?;
     Manifest::parse("manifest.toml", &text).ok().map(|manifest| manifest.name.value)
 }
 
@@ -346,6 +346,21 @@ mod tests {
     fn plan(dir: &Path) {
         fs::create_dir_all(dir).unwrap();
         fs::write(dir.join(MANIFEST_FILE), "name = \"x\"").unwrap();
+    }
+
+    #[test]
+    fn no_group_is_called_as_a_file_of_a_run_s_outputs() {
+        use crate::{measure, runs};
+        let files = [
+            measure::RECORD_FILE,
+            measure::REFUSED_FILE,
+            measure::SUMMARY_FILE,
+            runs::INFO_FILE,
+            runs::RECORD_FILE,
+        ];
+        for file in files {
+            assert!(testground_model::composition::OUTPUT_NAMES.contains(&file), "{file}");
+        }
     }
 
     #[test]

@@ -13,5 +13,6 @@ mod relay;
 pub mod report;
 pub mod run;
 pub mod runs;
+pub mod text;
 mod unbegun;
 pub mod verdict;

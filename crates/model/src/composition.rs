@@ -12,6 +12,7 @@ use crate::run::toml_value::Value;
 pub use network::{ChangeSpec, Deed, LinkSpec, NetworkSpec, RegionShare, RegionsSpec, SelectorSpec};
 pub use shape::ShapeSpec;
 
+pub use groups::OUTPUT_NAMES;
 pub(crate) use groups::check_param;
 
 mod groups;
@@ -233,7 +234,7 @@ impl Composition {
             Deed::Trace { file, .. } => Some(file.clone()),
             _ => None,
         });
-        for path in matrix.into_iter().chain(traces) {
+        for path in matrix.into_iter().chain(traces).filter(|path| !path.value.is_empty()) {
             if !files.iter().any(|f| f.path.value == path.value) {
                 files.push(NeededFile { path });
             }

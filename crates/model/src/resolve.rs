@@ -13,6 +13,8 @@ use crate::manifest::{Manifest, nearest_key};
 use crate::reader::{At, Mistakes};
 use crate::run::{Build, Group, Resources, Run};
 
+pub use settings::{seed, timeout};
+
 mod build;
 mod contradictions;
 mod counts;
@@ -331,6 +333,53 @@ impl<'a> Resolver<'a> {
 
     fn error(&self, mistake: Diagnostic) {
         self.mistakes.push(mistake);
+    }
+
+    /// The text of a file that the composition names, and the name to report its mistakes under. `what` says what it
+    /// is for, such as `trace`; `else_known` are names that need no file.
+    fn text<'t>(&'t self, what: &str, named: &At<String>, else_known: &[&str]) -> Option<(String, &'t str)> {
+        let typed = named.value.as_str();
+        if typed.is_empty() {
+            self.error(
+                named.place.error(format!("the name of a {what}'s file is expected, and this is empty")),
+            );
+            return None;
+        }
+        let built_in = match else_known {
+            [] => String::new(),
+            [one] => format!("; built in is {one}"),
+            known => format!("; built in are {}", names(known.iter().copied())),
+        };
+        match self.files.get(typed) {
+            Some(Ok(text)) => return Some((self.beside(typed), text)),
+            Some(Err(why)) => {
+                let message = format!("can't read the {what} {typed:?}: {why}{built_in}");
+                let mistake = named.place.error(message);
+                self.error(with_suggestion(mistake, near(typed, else_known.iter().copied())));
+            }
+            None => {
+                self.error(named.place.error(format!("the {what} {typed:?} was not read{built_in}")));
+            }
+        }
+        None
+    }
+
+    /// Reports the mistakes of a file that the composition names; the first one says where that is.
+    fn errors_of(&self, what: &str, named: &At<String>, mistakes: crate::diagnostic::Diagnostics) {
+        let (line, _) = named.place.line_and_column();
+        let source = named.place.source().name();
+        for (i, mut mistake) in mistakes.into_iter().enumerate() {
+            if i == 0 {
+                mistake.message.push_str(&format!(" (the {what} of {source}:{line})"));
+            }
+            self.error(mistake);
+        }
+    }
+
+    /// The path of a file that the composition names, from where the composition's own path leads.
+    fn beside(&self, file: &str) -> String {
+        let folder = std::path::Path::new(self.composition.source.name()).parent();
+        folder.map_or_else(|| file.to_owned(), |folder| folder.join(file).display().to_string())
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use common::{HEAD, attempt, error, run, warnings};
 use testground_model::composition::{Composition, Files};
 use testground_model::name::InstanceName;
+use testground_model::resolve::{Overrides, resolve};
 use testground_model::shape::{Chance, Discipline, Distribution, Filter, LinkShape, Loss, QueueLimit};
 use testground_model::topology::{Action, Endpoint};
 
@@ -248,7 +249,15 @@ fn a_matrix_that_does_not_fit_is_refused() {
     assert!(refused(&Files::new()).contains("c.toml:8:18"));
     let missing = Files::from([("m.csv".to_owned(), Err("no such file".to_owned()))]);
     assert!(refused(&missing).contains("can't read the latency matrix \"m.csv\": no such file"));
+    assert!(refused(&missing).contains("; built in is azure"), "{}", refused(&missing));
     let hole = refused(&matrix(",eu,us,asia\neu,,80,\nus,90,,150\nasia,200,150,2\n"));
+    assert!(hole.contains("is missing (the latency matrix of c.toml:8)"), "{hole}");
+    let elsewhere = Composition::parse("sub/c.toml", REGIONS).unwrap();
+    let found = resolve(&common::manifest(), &elsewhere, &matrix(",eu\neu,x\n"), &Overrides::default());
+    let found = found.unwrap_err().render();
+    assert!(found.contains("--> sub/m.csv:2:4") && found.contains("of sub/c.toml:8)"), "{found}");
+    let unnamed = attempt(&REGIONS.replace("m.csv", ""), &Files::new()).unwrap_err().render();
+    assert!(unnamed.contains("the name of a latency matrix's file is expected"), "{unnamed}");
     assert!(hole.contains("m.csv:2:8") && hole.contains("from eu to asia"), "{hole}");
     let unknown = refused(&matrix(",eu,us\neu,,80\nus,90,\n"));
     assert!(

@@ -120,7 +120,7 @@ fn read_global(t: &TableReader<'_>, mistakes: &Mistakes) -> Option<Global> {
 
 fn read_group(t: &TableReader<'_>, mistakes: &Mistakes) -> Option<GroupSpec> {
     let id = t.required("id", t.string("id"));
-    check_id(id.as_ref(), mistakes);
+    check_group_id(id.as_ref(), mistakes);
     let group = (
         t.string("builder"),
         read_build(t),
@@ -144,7 +144,7 @@ fn read_run(t: &TableReader<'_>, mistakes: &Mistakes) -> Option<RunSpec> {
     let test_params = read_params(t, "test_params", mistakes);
     let groups = t.tables("groups", |t| {
         let id = t.required("id", t.string("id"));
-        check_id(id.as_ref(), mistakes);
+        check_group_id(id.as_ref(), mistakes);
         let group_id = t.string("group_id").filter(|id| !id.value.is_empty());
         let resources = read_resources(t, mistakes);
         let instances = read_instances(t, mistakes);
@@ -297,19 +297,45 @@ fn read_share(item: &Item<'_>) -> Option<At<f64>> {
     None
 }
 
+/// Files and folders beside those of the groups in the outputs of a run.
+pub const OUTPUT_NAMES: [&str; 8] = [
+    "build",
+    "links.jsonl",
+    "measurements.json",
+    "measurements.lp",
+    "measurements.refused",
+    "report.html",
+    "run.json",
+    "run.jsonl",
+];
+
+/// A group's outputs lie in a folder of its name.
+fn check_group_id(id: Option<&At<String>>, mistakes: &Mistakes) {
+    check_id(id, mistakes);
+    if let Some(id) = id.filter(|id| OUTPUT_NAMES.contains(&id.value.as_str())) {
+        mistakes.push(id.place.error(format!(
+            "{:?} can't be the id of a group: in a run's outputs, where each group has a folder, something else is called so",
+            id.value
+        )));
+    }
+}
+
 /// Ids end up in paths, host names and selectors.
 fn check_id(id: Option<&At<String>>, mistakes: &Mistakes) {
     let Some(id) = id else { return };
-    let text = &id.value;
-    let fits = is_name(text)
-        && text.len() <= 200
-        && !matches!(text.as_str(), "." | "..")
-        && !text.contains(['/', '[', ']', '*', '|', '='])
-        && !text.starts_with("region:")
-        && text.trim() == text;
-    if !fits {
-        mistakes.push(id.place.error(format!(
-            "{text:?} can't be an id: 1 to 200 bytes, no `/`, `[`, `]`, `*`, `|`, `=`, no control character, no space at an end"
-        )));
-    }
+    let text = id.value.as_str();
+    let why = if matches!(text, "." | "..") {
+        "as the name of a folder it means another one"
+    } else if text.starts_with("region:") {
+        "in a selector `region:` stands for a region"
+    } else if !is_name(text)
+        || text.len() > 200
+        || text.contains(['/', '[', ']', '*', '|', '='])
+        || text.trim() != text
+    {
+        "1 to 200 bytes, no `/`, `[`, `]`, `*`, `|`, `=`, no control character, no space at an end"
+    } else {
+        return;
+    };
+    mistakes.push(id.place.error(format!("{text:?} can't be an id: {why}")));
 }

@@ -103,25 +103,12 @@ impl Resolver<'_> {
         if let Some(matrix) = regions::built_in(&named.value) {
             return Some((matrix, named.value.clone()));
         }
-        let text = match self.files.get(&named.value) {
-            Some(Ok(text)) => text,
-            Some(Err(why)) => {
-                let message = format!("can't read the latency matrix {:?}: {why}", named.value);
-                self.error(super::with_suggestion(
-                    named.place.error(message),
-                    near(&named.value, regions::built_in_names()),
-                ));
-                return None;
-            }
-            None => {
-                self.error(named.place.error(format!("the latency matrix {:?} was not read", named.value)));
-                return None;
-            }
-        };
-        match Matrix::parse(&named.value, text) {
+        let built_in: Vec<&str> = regions::built_in_names().collect();
+        let (shown, text) = self.text("latency matrix", named, &built_in)?;
+        match Matrix::parse(&shown, text) {
             Ok(matrix) => Some((matrix, named.value.clone())),
             Err(mistakes) => {
-                mistakes.into_iter().for_each(|d| self.error(d));
+                self.errors_of("latency matrix", named, mistakes);
                 None
             }
         }

@@ -32,8 +32,23 @@ const KNOWN: [&str; 15] = [
     "record_decisions",
 ];
 
-/// The longest run.
+/// The shortest and the longest run.
+const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What a seed is.
+const SEED: &str = "a whole number, 0 to 9223372036854775807, is expected";
+
+/// The timeout of a run as an argument of the command line, with the limits and the words of a composition.
+pub fn timeout(text: &str) -> Result<Duration, String> {
+    time(&Value::String(text.to_owned()), MIN_TIMEOUT, MAX_TIMEOUT)
+}
+
+/// The seed of a run as an argument of the command line, with the limits and the words of a composition.
+pub fn seed(text: &str) -> Result<u64, String> {
+    let seed = text.parse::<u64>().ok().filter(|seed| i64::try_from(*seed).is_ok());
+    seed.ok_or_else(|| SEED.to_owned())
+}
 
 impl Resolver<'_> {
     /// The settings of every run of the composition.
@@ -63,7 +78,7 @@ impl Resolver<'_> {
     fn setting(&self, settings: &mut Settings, key: &str, at: &At<Value>, runner: Option<&Runner>) {
         let ms = Duration::from_millis;
         match key {
-            "timeout" => self.put(at, &mut settings.timeout, |v| time(v, ms(1), MAX_TIMEOUT)),
+            "timeout" => self.put(at, &mut settings.timeout, |v| time(v, MIN_TIMEOUT, MAX_TIMEOUT)),
             "grace" => {
                 self.put(at, &mut settings.grace, |v| time(v, Duration::ZERO, Duration::from_secs(600)));
             }
@@ -78,7 +93,7 @@ impl Resolver<'_> {
             "record_decisions" => self.put(at, &mut settings.record_decisions, boolean),
             "seed" => self.put(at, &mut settings.seed, |v| match v {
                 Value::Integer(n) if *n >= 0 => Ok(*n as u64),
-                _ => Err("a whole number, 0 to 9223372036854775807, is expected".to_owned()),
+                _ => Err(SEED.to_owned()),
             }),
             "min_success" => self.put(at, &mut settings.min_success, percent),
             "start_rate" => self.put(at, &mut settings.start_rate, |v| match number(v) {

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
+use super::Resolver;
 use super::network::Scene;
 use super::scope::Scope;
-use super::{Resolver, with_suggestion};
 use crate::composition::{ChangeSpec, Deed, ShapeSpec};
 use crate::reader::At;
 use crate::shape::{Filter, LinkShape, Loss};
@@ -246,19 +246,14 @@ impl Resolver<'_> {
     }
 
     fn trace(&self, file: &At<String>) -> Option<Vec<u64>> {
-        match self.files.get(&file.value) {
-            Some(Ok(text)) => match trace::parse(&file.value, text) {
-                Ok(opportunities) => return Some(opportunities),
-                Err(mistakes) => mistakes.into_iter().for_each(|d| self.error(d)),
-            },
-            Some(Err(why)) => {
-                let known = self.files.keys().map(String::as_str).filter(|k| **k != file.value);
-                let mistake = file.place.error(format!("can't read the trace {:?}: {why}", file.value));
-                self.error(with_suggestion(mistake, super::near(&file.value, known)));
+        let (shown, text) = self.text("trace", file, &[])?;
+        match trace::parse(&shown, text) {
+            Ok(opportunities) => Some(opportunities),
+            Err(mistakes) => {
+                self.errors_of("trace", file, mistakes);
+                None
             }
-            None => self.error(file.place.error(format!("the trace {:?} was not read", file.value))),
         }
-        None
     }
 }
 

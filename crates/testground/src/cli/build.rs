@@ -10,6 +10,7 @@ use clap::Subcommand;
 use testground_engine::build::{self, Site};
 use testground_engine::home::{self, Home};
 use testground_engine::report::{Look, Terminal};
+use testground_engine::text::read_text;
 use testground_model::artifacts::write_artifacts;
 use testground_model::composition::Composition;
 use testground_model::diagnostic::Checked;
@@ -22,7 +23,6 @@ use testground_model::single::Single;
 use testground_model::units;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::duration;
 use super::run::prepare::{self, Mistaken};
 use super::run::{link, watch};
 
@@ -55,7 +55,7 @@ struct Common {
     #[arg(long, value_name = "DIR|NAME")]
     link_sdk: Option<PathBuf>,
     /// How long each build may take, such as 90s or 20m; 10 minutes by default.
-    #[arg(long, value_parser = duration)]
+    #[arg(long, value_parser = testground_model::resolve::timeout)]
     timeout: Option<Duration>,
     /// Builds are always waited for; taken for scripts' sake.
     #[arg(long, hide = true)]
@@ -233,7 +233,7 @@ pub(super) fn groups(
 
 /// Puts the artifacts into a composition. A file that is there is never left half written.
 fn write(file: &Path, made: &[(&str, String)]) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
+    let text = read_text(file).with_context(|| format!("failed to read {}", file.display()))?;
     let written = write_artifacts(&text, made).with_context(|| format!("{}", file.display()))?;
     // Through a link, the file that it leads to; and with the rights that it has.
     let real = std::fs::canonicalize(file).with_context(|| format!("failed to find {}", file.display()))?;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use testground_engine::home::{Home, find_plan};
+use testground_engine::text::read_text;
 use testground_model::manifest::{Manifest, Parameter, TestCase};
 use testground_model::outcome::ExitCode;
 
@@ -26,8 +27,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let typed = args.plan.as_ref().or(args.path.as_ref()).context("no plan is named")?;
     let home = Home::open(|name| std::env::var_os(name))?;
     let plan = find_plan(&home, typed, &std::env::current_dir()?, None)?;
-    let text = std::fs::read_to_string(&plan.manifest)
-        .with_context(|| format!("{} can't be read", plan.manifest.display()))?;
+    let text =
+        read_text(&plan.manifest).with_context(|| format!("{} can't be read", plan.manifest.display()))?;
     let manifest =
         Manifest::parse(&plan.manifest.display().to_string(), &text).map_err(|e| anyhow!("{e}"))?;
     let warnings = manifest.check().map_err(|e| anyhow!("{e}"))?;
@@ -94,7 +95,7 @@ fn compositions(dir: &Path) -> Vec<String> {
             if !name.ends_with(".toml") || name == "manifest.toml" || !entry.path().is_file() {
                 continue;
             }
-            let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            let text = read_text(&entry.path()).unwrap_or_default();
             if text.lines().any(|line| line.trim_start().starts_with("[[groups]]")) {
                 found.push(Path::new(sub).join(name).display().to_string());
             }

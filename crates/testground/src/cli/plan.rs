@@ -4,6 +4,7 @@ use anyhow::{Context, anyhow};
 use clap::{Subcommand, ValueEnum};
 use testground_engine::home::{Home, MANIFEST_FILE};
 use testground_engine::plans::{self, Source, Target};
+use testground_engine::text::read_text;
 use testground_model::manifest::Manifest;
 use testground_model::outcome::ExitCode;
 
@@ -158,7 +159,7 @@ fn list(home: &Home, testcases: bool) -> anyhow::Result<ExitCode> {
             continue;
         }
         let path = home.plans().join(&name).join(MANIFEST_FILE);
-        let text = std::fs::read_to_string(&path);
+        let text = read_text(&path);
         let manifest = text
             .map_err(|e| e.to_string())
             .and_then(|text| Manifest::parse(&path.display().to_string(), &text).map_err(|e| e.to_string()));

@@ -16,6 +16,7 @@ mod planes;
 mod plans;
 #[path = "../../../sync/tests/service/port.rs"]
 mod port;
+mod refused;
 mod report;
 mod support;
 mod verdicts;

@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use testground_model::outcome::ExitCode;
+use testground_model::resolve;
 use testground_model::run::Plane;
 
-use super::{duration, dynamic};
+use super::dynamic;
 
 /// Run a plan: its directory, a composition, or a single group.
 #[derive(Debug, clap::Args)]
@@ -48,10 +49,10 @@ enum Kind {
 #[derive(Debug, Clone, Default, clap::Args)]
 struct Common {
     /// All chance of the run comes from this number; without it one is drawn, and shown.
-    #[arg(long)]
+    #[arg(long, value_parser = resolve::seed)]
     seed: Option<u64>,
     /// How long the run may take from when the instances are let go, such as 90s or 5m.
-    #[arg(long, value_parser = duration)]
+    #[arg(long, value_parser = resolve::timeout)]
     timeout: Option<Duration>,
     /// Run on when an instance ends badly, and when all wait.
     #[arg(long)]

@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use testground_engine::build::{check_tools, sdk};
 use testground_engine::home::{self, Home, PlanDir};
 use testground_engine::lab::environment::SERVICES;
+use testground_engine::text::{read_bytes, read_text};
 use testground_model::composition::{Composition, Files};
 use testground_model::diagnostic::{Checked, Diagnostics};
 use testground_model::manifest::Manifest;
@@ -228,7 +229,7 @@ fn composition_text(
             }
             Ok(Expanded::Needs(paths)) => {
                 for path in paths {
-                    let text = fs::read_to_string(folder.join(&path)).map_err(|e| e.to_string());
+                    let text = read(&folder.join(&path));
                     files.insert(path, text);
                 }
             }
@@ -242,7 +243,7 @@ fn composition_text(
 /// # Errors
 /// When it can't be read; where it is none, with the place of the first byte that is no UTF-8.
 fn text_of(file: &Path) -> anyhow::Result<String> {
-    let bytes = fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
+    let bytes = read_bytes(file).with_context(|| format!("failed to read {}", file.display()))?;
     let is_utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
     String::from_utf8(bytes).map_err(|e| {
         let good = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]);
@@ -345,8 +346,16 @@ fn files_of(plan: &Path) -> anyhow::Result<Vec<String>> {
 
 /// The files that a composition names.
 fn needed(composition: &Composition, folder: &Path) -> Files {
-    let read = |path: &str| fs::read_to_string(folder.join(path)).map_err(|e| e.to_string());
-    composition.needed_files().into_iter().map(|f| (f.path.value.clone(), read(&f.path.value))).collect()
+    let here = std::env::current_dir().unwrap_or_default();
+    let read_one = |path: &str| {
+        let file = folder.join(path);
+        read(&file).map_err(|why| format!("{}: {why}", shown(&file, &here)))
+    };
+    composition.needed_files().into_iter().map(|f| (f.path.value.clone(), read_one(&f.path.value))).collect()
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    read_text(file).map_err(|e| e.to_string())
 }
 
 pub(in crate::cli) fn tell(mistakes: &Diagnostics) -> Mistaken {
