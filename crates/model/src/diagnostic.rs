@@ -349,10 +349,14 @@ impl IntoIterator for Diagnostics {
     }
 }
 
-/// The known name that is nearest to a wrong one, if any is near: case, `-` and `_` don't count.
+/// The known name that is nearest to a wrong one, if any is near: case, `-` and `_` don't count. Where none is, one that
+/// the wrong name begins with, such as `both` for `both_ways`.
 pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |s: &str| s.to_lowercase().replace('-', "_");
     let wrong = plain(wrong);
+    let known: Vec<&str> = known.into_iter().collect();
+    let begins = |name: &&str| !name.is_empty() && wrong.starts_with(&format!("{}_", plain(name)));
+    let beginning = known.iter().copied().find(begins);
     known
         .into_iter()
         .map(|name| (strsim::damerau_levenshtein(&wrong, &plain(name)), name))
@@ -362,6 +366,7 @@ pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
+        .or(beginning)
 }
 
 /// The list of names in a sentence: `a, b, c`, cut where it grows too long.
@@ -411,6 +416,8 @@ mod tests {
         assert_eq!(nearest("Test-Params", ["test_params", "instances"]), Some("test_params"));
         assert_eq!(nearest("instanses", ["test_params", "instances"]), Some("instances"));
         assert_eq!(nearest("x", ["test_params", "instances"]), None);
+        assert_eq!(nearest("both_ways", ["from", "both", "way"]), Some("both"));
+        assert_eq!(nearest("bothways", ["from", "both", "way"]), None);
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(crate) struct TableReader<'a> {
     place: Place,
     /// The keys that were asked for.
     known: RefCell<Vec<&'a str>>,
+    /// The keys that were refused by name.
+    refused: RefCell<Vec<&'a str>>,
     /// Whether the user chooses the keys, so that none is unknown.
     free: Cell<bool>,
 }
@@ -97,7 +99,8 @@ impl Mistakes {
 
 impl<'a> TableReader<'a> {
     fn new(source: &'a Source, mistakes: &'a Mistakes, table: &'a DeTable<'a>, place: Place) -> Self {
-        TableReader { source, mistakes, table, place, known: RefCell::default(), free: Cell::new(false) }
+        let (known, refused) = (RefCell::default(), RefCell::default());
+        TableReader { source, mistakes, table, place, known, refused, free: Cell::new(false) }
     }
 
     /// Where the table is.
@@ -133,6 +136,17 @@ impl<'a> TableReader<'a> {
         }
     }
 
+    /// A key of other tables of this kind: where it is there and was not asked for, `why` says why it can't be.
+    pub(crate) fn refuse(&self, key: &'a str, why: impl FnOnce() -> String) {
+        if self.known.borrow().contains(&key) {
+            return;
+        }
+        if let Some((k, v)) = self.table.iter().find(|(k, _)| k.get_ref() == key) {
+            self.refused.borrow_mut().push(key);
+            self.mistakes.push(self.entry(k, v).key.error(why()));
+        }
+    }
+
     /// A key that must be there.
     pub(crate) fn required<T>(&self, key: &str, value: Option<T>) -> Option<T> {
         if value.is_none() && !self.has(key) {
@@ -149,6 +163,11 @@ impl<'a> TableReader<'a> {
     /// Whether the key is there, whatever its value.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.table.iter().any(|(k, _)| k.get_ref() == key)
+    }
+
+    /// Whether no key but these is there.
+    pub(crate) fn has_only(&self, keys: &[&str]) -> bool {
+        self.table.iter().all(|(k, _)| keys.contains(&k.get_ref().as_ref()))
     }
 
     pub(crate) fn string(&self, key: &'a str) -> Option<At<String>> {
@@ -192,7 +211,8 @@ impl<'a> TableReader<'a> {
         }
         let known = self.known.borrow();
         for (key, value) in self.table {
-            if known.contains(&key.get_ref().as_ref()) {
+            let refused = self.refused.borrow();
+            if known.contains(&key.get_ref().as_ref()) || refused.contains(&key.get_ref().as_ref()) {
                 continue;
             }
             let wrong = key.get_ref();

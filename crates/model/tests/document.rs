@@ -34,6 +34,16 @@ fn every_example_is_right() {
 }
 
 #[test]
+fn the_regions_of_built_in_matrices_are_listed() {
+    let network = include_str!("../../../docs/network.md");
+    for matrix in regions::built_in_names().map(|name| regions::built_in(name).unwrap()) {
+        for region in matrix.names() {
+            assert!(network.contains(&format!("`{region}`")), "{region} is not in docs/network.md");
+        }
+    }
+}
+
+#[test]
 fn every_known_name_is_in_it() {
     let mut names: Vec<String> = Vec::new();
     for builder in BUILDERS {

@@ -119,6 +119,7 @@ fn settings_outside_of_their_range_are_refused_with_what_is_allowed() {
 fn selectors_that_select_nothing_are_refused() {
     for (selector, says) in [
         ("aa", "\"aa\" selects nothing"),
+        ("all", "or * is expected [*]"),
         ("b[3]", "group b has 3 instances, so b[3] is none of them: 0 to 2 is allowed"),
         ("c[0]", "\"c\" selects nothing"),
         ("region:eu", "no group is in region \"eu\"; there are none"),
@@ -280,6 +281,9 @@ fn the_built_in_matrix_needs_no_file() {
     let typo = text.replace("eastus", "eastu");
     let shown = attempt(&typo, &Files::new()).unwrap_err().render();
     assert!(shown.contains("did you mean `eastus`?"), "{shown}");
+    for region in testground_model::regions::built_in("azure").unwrap().names() {
+        assert!(shown.contains(region), "{region}: {shown}");
+    }
 }
 
 #[test]
@@ -416,7 +420,22 @@ fn a_timeline_that_contradicts_itself_is_refused() {
         (
             &String::new(),
             "at = \"1s\"; action = \"partition\"; from = \"b\"; to = \"a\"; over = \"1s\"",
-            "unknown key `over`",
+            "partition takes no `over`, which belongs to ramp",
+        ),
+        (
+            &String::new(),
+            "at = \"1s\"; action = \"set\"; from = \"b\"; to = \"a\"; loss = \"1%\"; file = \"t\"",
+            "set takes no `file`, which belongs to trace",
+        ),
+        (
+            &String::new(),
+            "at = \"1s\"; action = \"flap\"; from = \"b\"; to = \"a\"; up = \"1s\"; down = \"1s\"; loss = \"1%\"",
+            "flap takes no `loss`, which belongs to set and ramp",
+        ),
+        (
+            &partition,
+            "at = \"11s\"; action = \"heal\"; from = \"b\"; to = \"a\"; both_ways = true",
+            "known are at, action, from, to, both, network [both]",
         ),
         (
             &String::new(),
@@ -454,6 +473,21 @@ fn a_trace_is_read_from_the_file_that_was_supplied() {
     assert_eq!(runs[0].timeline[0].action, Action::Trace { opportunities: vec![1, 1, 8], repeat: false });
     let shown = attempt(&text, &files("1\n0\n")).unwrap_err().render();
     assert!(shown.contains("t.up:2:1") && shown.contains("back in time"), "{shown}");
+}
+
+#[test]
+fn a_setting_that_can_t_be_read_is_the_only_mistake() {
+    let only = |text: String| {
+        let found = attempt(&format!("{HEAD}{text}"), &Files::new()).unwrap_err();
+        assert_eq!(found.len(), 1, "{}", found.render());
+    };
+    for setting in ["latency = \"2h\"", "loss = 3", "latncy = \"1ms\"", "filter = \"no\""] {
+        only(format!("[[links]]\nfrom = \"a\"\nto = \"b\"\n{setting}\n"));
+        only(entry(&format!("at = \"1s\"; action = \"set\"; from = \"a\"; to = \"b\"; {setting}")));
+        only(entry(&format!(
+            "at = \"1s\"; action = \"ramp\"; over = \"1s\"; from = \"a\"; to = \"b\"; {setting}"
+        )));
+    }
 }
 
 #[test]

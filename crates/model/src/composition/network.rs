@@ -191,7 +191,8 @@ pub(super) fn links(root: &TableReader<'_>, mistakes: &Mistakes) -> Vec<LinkSpec
     let read = |t: &TableReader<'_>| {
         let (from, to, both, network) = ends(t, false);
         let shape = shape::read(t, mistakes);
-        if shape.is_empty() {
+        // A setting that could not be read is a mistake of its own.
+        if t.has_only(&["from", "to", "both", "network"]) {
             mistakes.push(t.place().warning("this link has no setting, so it leaves every packet as it is"));
         }
         Some(LinkSpec { from: from?, to: to?, both, network, shape })
@@ -235,6 +236,16 @@ pub(super) fn timeline(root: &TableReader<'_>, mistakes: &Mistakes) -> Vec<Chang
                 file.map(|file| Deed::Trace { file, repeat })
             }
         };
+        for (keys, of) in [
+            (&["over"][..], "ramp"),
+            (&["down", "up", "times"], "flap"),
+            (&["file", "repeat"], "trace"),
+            (&shape::KEYS, "set and ramp"),
+        ] {
+            for &key in keys {
+                t.refuse(key, || format!("{} takes no `{key}`, which belongs to {of}", action.value));
+            }
+        }
         Some(ChangeSpec { at: at?, from: from?, to: to?, both, network, deed: deed? })
     };
     root.tables("timeline", read).into_iter().flatten().collect()
@@ -285,7 +296,7 @@ fn ends(t: &TableReader<'_>, both_by_default: bool) -> Ends {
 
 fn settings(t: &TableReader<'_>, mistakes: &Mistakes) -> ShapeSpec {
     let settings = shape::read(t, mistakes);
-    if settings.is_empty() {
+    if t.has_only(&["at", "action", "from", "to", "both", "network", "over"]) {
         mistakes.push(
             t.place()
                 .error("it changes nothing: a setting of a link's shape is expected, such as loss = \"5%\""),

@@ -99,6 +99,29 @@ impl ShapeSpec {
     }
 }
 
+/// The keys of a shape.
+pub(super) const KEYS: [&str; 19] = [
+    "filter",
+    "latency",
+    "jitter",
+    "jitter_distribution",
+    "jitter_correlation",
+    "jitter_reorder",
+    "bandwidth",
+    "queue",
+    "queue_discipline",
+    "loss",
+    "loss_correlation",
+    "gilbert_elliott",
+    "corrupt",
+    "corrupt_correlation",
+    "reorder",
+    "reorder_correlation",
+    "reorder_gap",
+    "duplicate",
+    "duplicate_correlation",
+];
+
 /// Reads the keys of a shape from a table that has others too.
 pub(super) fn read(t: &TableReader<'_>, mistakes: &Mistakes) -> ShapeSpec {
     let percent = |key: &'static str| t.item(key).and_then(|item| percentage(&item));

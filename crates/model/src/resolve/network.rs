@@ -275,7 +275,11 @@ impl Resolver<'_> {
                 "{group:?} selects nothing: a group ({}), GROUP[INDEX], region:NAME, a subnet or * is expected",
                 names(known.iter().copied())
             );
-            self.error(at.error(message).suggest_nearest(group, known));
+            let mistake = at.error(message);
+            self.error(match group {
+                "all" => mistake.suggest("*"),
+                _ => mistake.suggest_nearest(group, known),
+            });
         }
         found
     }

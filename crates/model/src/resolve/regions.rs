@@ -69,8 +69,10 @@ impl Resolver<'_> {
         for (name, place) in self.places_of_regions(scene) {
             if !matrix.has(name) {
                 let known = || matrix.names();
+                // All of them: there is no other place to look them up in.
+                let all: Vec<&str> = known().collect();
                 let message =
-                    format!("region {name:?} is not in the latency matrix {at}; it has {}", names(known()));
+                    format!("region {name:?} is not in the latency matrix {at}; it has {}", all.join(", "));
                 self.error(super::with_suggestion(place.error(message), near(name, known())));
             }
         }
