@@ -18,6 +18,7 @@ pub use settings::{seed, timeout};
 mod build;
 mod contradictions;
 mod counts;
+mod effect;
 mod network;
 mod params;
 mod regions;

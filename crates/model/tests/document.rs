@@ -18,7 +18,8 @@ fn examples() -> Vec<&'static str> {
 
 #[test]
 fn every_example_is_right() {
-    let head = HEAD.replace("id = \"a\"", "id = \"clients\"").replace("id = \"b\"", "id = \"servers\"");
+    let inside = |name: &str| format!("id = \"{name}\"\nregion = \"westeurope\"");
+    let head = HEAD.replace("id = \"a\"", &inside("clients")).replace("id = \"b\"", &inside("servers"));
     let regions = "[[groups]]\nid = \"eu\"\nregion = \"westeurope\"\ninstances = { count = 1 }\n[[groups]]\nid = \"us\"\nregion = \"eastus\"\ninstances = { count = 1 }\n";
     for example in examples() {
         if example.contains("[[testcases]]") {

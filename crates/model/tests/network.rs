@@ -493,9 +493,89 @@ fn a_setting_that_can_t_be_read_is_the_only_mistake() {
 #[test]
 fn settings_without_an_effect_are_warned_of() {
     let link = |settings: &str| warnings(&format!("[[links]]\nfrom = \"a\"\nto = \"b\"\n{settings}\n"));
-    assert_eq!(link("latency = \"1ms\""), Vec::<String>::new());
-    assert!(link("queue = \"20ms\"")[0].contains("without bandwidth"));
-    assert!(link("latency = \"1ms\"\nreorder_gap = 3")[0].contains("without reorder"));
-    assert!(link("reorder = \"1%\"")[0].contains("without latency"));
-    assert!(link("")[0].contains("no setting"));
+    let none = Vec::<String>::new();
+    assert_eq!(link("latency = \"1ms\""), none);
+    for (settings, says) in [
+        ("queue = \"20ms\"", "queue has no effect without bandwidth"),
+        ("queue_discipline = \"codel\"", "queue_discipline has no effect without bandwidth"),
+        ("latency = \"1ms\"\nreorder_gap = 3", "reorder_gap has no effect without reorder"),
+        ("reorder = \"1%\"", "reorder has no effect without latency"),
+        ("", "no setting"),
+        ("loss_correlation = \"25%\"", "loss_correlation has no effect without loss"),
+        ("corrupt_correlation = \"25%\"", "without corrupt"),
+        ("duplicate_correlation = \"25%\"", "without duplicate"),
+        ("jitter_correlation = \"25%\"", "jitter_correlation has no effect without jitter"),
+        ("jitter_distribution = \"normal\"", "jitter_distribution has no effect without jitter"),
+        ("jitter_reorder = true", "jitter_reorder has no effect without jitter"),
+        (
+            "filter = \"drop\"\nlatency = \"5ms\"",
+            "latency has no effect on a link whose filter lets nothing pass",
+        ),
+        ("gilbert_elliott = { p = \"0%\", r = \"0%\" }", "nothing is ever lost by it"),
+        ("gilbert_elliott = { p = \"1%\", r = \"0%\" }", "the bad state is never left"),
+    ] {
+        let found = link(settings);
+        assert!(found.len() == 1 && found[0].contains(says), "{settings}: {found:?}");
+    }
+    // What holds anyway, and what the timeline makes use of.
+    assert_eq!(link("latency = \"1ms\"\njitter_reorder = false\nloss_correlation = \"0%\""), none);
+    let set =
+        |setting: &str| entry(&format!("at = \"1s\"; action = \"set\"; from = \"a\"; to = \"b\"; {setting}"));
+    assert_eq!(link(&format!("queue = \"20ms\"\n{}", set("bandwidth = \"1Mbit/s\""))), none);
+    assert!(warnings(&set("queue = \"20ms\""))[0].contains("queue has no effect without bandwidth"));
+    assert_eq!(warnings(&format!("{LINKS}{}", set("queue = \"20ms\""))), none);
+    assert!(warnings(&set("filter = \"drop\"; latency = \"5ms\""))[0].contains("lets nothing pass"));
+}
+
+#[test]
+fn links_that_cover_nothing_are_warned_of_and_left_out() {
+    let one = "[[groups]]\nid = \"c\"\ninstances = { count = 1 }\n";
+    for (from, to) in [("a[0]", "a[0]"), ("c", "c"), ("c[0]", "c")] {
+        let tail = format!("{one}[[links]]\nfrom = \"{from}\"\nto = \"{to}\"\nlatency = \"1ms\"\n");
+        assert!(warnings(&tail)[0].contains("this link covers nothing"), "{from} {to}");
+        assert!(run(&tail).links.is_empty());
+        let cut = entry(&format!("at = \"1s\"; action = \"partition\"; from = \"{from}\"; to = \"{to}\""));
+        let tail = format!("{one}{cut}");
+        assert!(warnings(&tail)[0].contains("this changes nothing"), "{from} {to}");
+        assert!(run(&tail).timeline.is_empty());
+    }
+    let tail = "[[links]]\nfrom = \"a\"\nto = \"a\"\nlatency = \"1ms\"\n";
+    assert_eq!((warnings(tail), run(tail).links.len()), (Vec::new(), 1));
+}
+
+#[test]
+fn regions_that_nobody_is_in_are_warned_of() {
+    let files = matrix(",eu,us,asia\neu,,80,200\nus,90,,150\nasia,200,150,2\n");
+    let told = |text: &str| {
+        let (_, found) = attempt(text, &files).unwrap_or_else(|e| panic!("{e}"));
+        found.iter().map(|d| d.message.clone()).collect::<Vec<String>>()
+    };
+    assert_eq!(told(REGIONS), Vec::<String>::new());
+    let shares = "{ us = \"40%\", eu = 1, asia = \"rest\" }";
+    let rest = told(&REGIONS.replace(shares, "{ us = 2, eu = 3, asia = \"rest\" }"));
+    assert_eq!(rest, ["nobody is in region asia by this: the others take all 5 instances of group b"]);
+    let few = told(&REGIONS.replace(shares, "{ us = \"1%\", asia = \"rest\" }"));
+    assert!(few[0].contains("nobody is in region us"), "{few:?}");
+    let outside = told(
+        &REGIONS
+            .replace(&format!("regions = {shares}\n"), "")
+            .replace("region = \"eu\"", "regions = { eu = 1, us = 1 }"),
+    );
+    assert!(outside.len() == 1 && outside[0].contains("group b is in no region"), "{outside:?}");
+    let empty = told(&REGIONS.replace(shares, "{}").replace("region = \"eu\"\n", ""));
+    assert!(empty.iter().any(|m| m.contains("names no region")), "{empty:?}");
+    assert!(
+        empty.iter().any(|m| m.contains("this matrix shapes nothing: no group is in a region")),
+        "{empty:?}"
+    );
+}
+
+#[test]
+fn memory_that_nobody_can_start_with_is_warned_of() {
+    for (memory, shown) in [("1", "1B"), ("500m", "1B"), ("512Ki", "512KiB")] {
+        let found = warnings(&format!(
+            "[[groups]]\nid = \"c\"\ninstances = {{ count = 1 }}\nresources = {{ memory = \"{memory}\" }}\n"
+        ));
+        assert!(found.len() == 1 && found[0].contains(&format!("that is {shown}, with which")), "{found:?}");
+    }
 }

@@ -12,6 +12,9 @@ use crate::reader::{At, Item, Mistakes, TableReader};
 use crate::run::toml_value::Value;
 use crate::units;
 
+/// No program starts with less memory, bytes.
+const LEAST_MEMORY: u64 = 1 << 20;
+
 /// Reads the whole composition; `None` when it has no plan.
 pub(super) fn read(source: &Source, root: &TableReader<'_>, mistakes: &Mistakes) -> Option<Composition> {
     let metadata = root.table("metadata", |t| Metadata {
@@ -249,11 +252,18 @@ fn read_resources(t: &TableReader<'_>, mistakes: &Mistakes) -> ResourcesSpec {
             }
         }
     };
-    t.table("resources", |t| ResourcesSpec {
+    let resources = t.table("resources", |t| ResourcesSpec {
         memory: quantity(t, "memory", false),
         cpu_millis: quantity(t, "cpu", true),
-    })
-    .unwrap_or_default()
+    });
+    let resources = resources.unwrap_or_default();
+    if let Some(memory) = resources.memory.as_ref().filter(|memory| memory.value < LEAST_MEMORY) {
+        mistakes.push(memory.place.warning(format!(
+            "that is {}, with which an instance is killed as it starts: \"256Mi\" is 256 MiB",
+            units::show_size(memory.value)
+        )));
+    }
+    resources
 }
 
 fn read_instances(t: &TableReader<'_>, mistakes: &Mistakes) -> Option<Instances> {

@@ -267,6 +267,9 @@ pub(super) fn region_shares(t: &TableReader<'_>, mistakes: &Mistakes) -> Vec<(At
     };
     let shares = t.table("regions", |t| {
         let read = |(name, item): (At<String>, Item<'_>)| share(&item).map(|share| (name, share));
+        if t.has_only(&[]) {
+            mistakes.push(t.place().warning("it names no region, so that nobody is in one"));
+        }
         t.entries().into_iter().filter_map(read).collect::<Vec<_>>()
     });
     match (all, shares) {

@@ -265,11 +265,13 @@ fn gilbert_elliott(item: &Item<'_>, mistakes: &Mistakes) -> Option<At<Loss>> {
         Some(Loss::GilbertElliott { p: p?, r: r?, bad: bad.unwrap_or(100.0), good: good.unwrap_or(0.0) })
     };
     let loss = item.table(read)??;
-    if let Loss::GilbertElliott { p, r, .. } = loss
-        && p > 0.0
-        && r == 0.0
-    {
-        mistakes.push(item.place().warning("with r = \"0%\" the bad state is never left"));
+    if let Loss::GilbertElliott { p, r, bad, good } = loss {
+        let warning = match (p > 0.0 && bad > 0.0, good > 0.0) {
+            (false, false) => "nothing is ever lost by it: that takes p and bad above 0%, or good above 0%",
+            _ if p > 0.0 && r == 0.0 => "with r = \"0%\" the bad state is never left",
+            _ => return Some(item.at(loss)),
+        };
+        mistakes.push(item.place().warning(warning));
     }
     Some(item.at(loss))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Member, Resolver, near};
-use crate::composition::{Deed, LinkSpec, NetworkSpec, SelectorSpec};
+use crate::composition::{LinkSpec, NetworkSpec, SelectorSpec};
 use crate::diagnostic::{Place, names};
 use crate::name::InstanceName;
 use crate::reader::At;
@@ -159,35 +159,15 @@ impl Resolver<'_> {
         let (from, to) =
             (self.endpoint(&spec.from, &network, scene), self.endpoint(&spec.to, &network, scene));
         let shape = spec.shape.over(&LinkShape::default());
-        if shape.reorder_gap > 0
-            && shape.reorder.is_never()
-            && let Some(gap) = &spec.shape.reorder_gap
-        {
-            self.error(gap.place.warning("reorder_gap has no effect without reorder"));
+        self.warn_without_effect(&spec.shape, std::slice::from_ref(&shape));
+        let (from, to) = (from?, to?);
+        if let Some(only) = same_instance(&from, &to, scene) {
+            self.error(spec.from.place.warning(format!(
+                "this link covers nothing: both of its ends are {only} alone, and an instance has no link to itself"
+            )));
+            return None;
         }
-        let follows_traces =
-            self.composition.timeline.iter().any(|change| matches!(change.deed, Deed::Trace { .. }));
-        if shape.bandwidth.is_none()
-            && !follows_traces
-            && let Some(at) = spec.shape.queue.as_ref().map(|q| &q.place).or(spec
-                .shape
-                .queue_discipline
-                .as_ref()
-                .map(|q| &q.place))
-        {
-            self.error(at.warning("a queue has no effect without bandwidth: nothing waits"));
-        }
-        if !shape.reorder.is_never()
-            && shape.latency.is_zero()
-            && let Some(reorder) = &spec.shape.reorder
-        {
-            self.error(
-                reorder
-                    .place
-                    .warning("reorder has no effect without latency: packets that skip it overtake nobody"),
-            );
-        }
-        Some(Link { from: from?, to: to?, both_ways: spec.both, network, shape })
+        Some(Link { from, to, both_ways: spec.both, network, shape })
     }
 
     /// The data network that is meant; an unknown one is reported.
@@ -283,6 +263,30 @@ impl Resolver<'_> {
         }
         found
     }
+}
+
+/// The instance that is all that two selectors cover, if it is one and the same.
+pub(super) fn same_instance(from: &Endpoint, to: &Endpoint, scene: &Scene<'_>) -> Option<InstanceName> {
+    let only = |end: &Endpoint| -> Option<InstanceName> {
+        let counts = scene.counts?;
+        match end {
+            Endpoint::Instance(name) => Some(name.clone()),
+            Endpoint::Group(group) => {
+                let member = scene.members.iter().position(|m| m.id().value == *group)?;
+                (counts[member] == 1).then(|| InstanceName::new(group.clone(), 0))
+            }
+            Endpoint::Region(region) => match &scene.regions.get(region)?[..] {
+                [only] => Some(only.clone()),
+                _ => None,
+            },
+            Endpoint::All => match (scene.members, counts) {
+                ([member], [1]) => Some(InstanceName::new(member.id().value.clone(), 0)),
+                _ => None,
+            },
+            Endpoint::Subnet(_) => None,
+        }
+    };
+    only(from).filter(|from| only(to).as_ref() == Some(from))
 }
 
 fn overlap4(a: &Ipv4Net, b: &Ipv4Net) -> bool {

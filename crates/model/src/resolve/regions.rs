@@ -1,10 +1,11 @@
 //! Which instance is in which region, and the links between regions.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::network::Scene;
 use super::{Member, Resolver, near};
-use crate::composition::{RegionShare, RegionsSpec};
+use crate::composition::{RegionShare, RegionsSpec, SelectorSpec};
 use crate::diagnostic::{Place, names};
 use crate::name::InstanceName;
 use crate::reader::At;
@@ -34,6 +35,12 @@ impl Resolver<'_> {
                     continue;
                 }
             };
+            for ((region, share), _) in shares.iter().zip(&sizes).filter(|(_, size)| **size == 0) {
+                self.error(share.place.warning(format!(
+                    "nobody is in region {} by this: the others take all {count} instances of group {}",
+                    region.value, id.value
+                )));
+            }
             let mut index = 0;
             for ((region, _), size) in shares.iter().zip(sizes) {
                 let there = regions.entry(region.value.clone()).or_default();
@@ -61,11 +68,8 @@ impl Resolver<'_> {
         let network = self.network_name(spec.network.as_ref(), scene);
         let Some((matrix, at)) = self.matrix(spec) else { return Vec::new() };
         let mut links = Vec::new();
-        if let Some((gap, _)) =
-            spec.shape.reorder_gap.as_ref().zip(Some(())).filter(|_| spec.shape.reorder.is_none())
-        {
-            self.error(gap.place.warning("reorder_gap has no effect without reorder"));
-        }
+        let lagging = LinkShape { latency: Duration::from_millis(1), ..LinkShape::default() };
+        self.warn_without_effect(&spec.shape, &[spec.shape.over(&lagging)]);
         for (name, place) in self.places_of_regions(scene) {
             if !matrix.has(name) {
                 let known = || matrix.names();
@@ -80,6 +84,10 @@ impl Resolver<'_> {
             for to in scene.regions.keys() {
                 // Within a region the matrix may be silent: then nothing is shaped there.
                 let Some(round_trip) = matrix.round_trip(from, to) else { continue };
+                let alone = scene.regions[from].len() == 1;
+                if from == to && alone {
+                    continue;
+                }
                 let shape = spec.shape.over(&LinkShape { latency: round_trip / 2, ..LinkShape::default() });
                 links.push(Link {
                     from: Endpoint::Region(from.clone()),
@@ -90,7 +98,30 @@ impl Resolver<'_> {
                 });
             }
         }
+        if let Some(named) = spec.latency_matrix.as_ref().filter(|_| links.is_empty()) {
+            let why = match scene.regions.keys().next() {
+                None => "no group is in a region".to_owned(),
+                Some(region) => format!("all who are in a region are in {region}"),
+            };
+            self.error(named.place.warning(format!("this matrix shapes nothing: {why}")));
+        } else {
+            self.warn_of_groups_without_region(scene);
+        }
         links
+    }
+
+    /// Warns of groups that no link covers, where all that is declared is between regions.
+    fn warn_of_groups_without_region(&self, scene: &Scene<'_>) {
+        let by_region = |end: &SelectorSpec| matches!(end, SelectorSpec::Region(_));
+        let only_regions =
+            self.composition.links.iter().all(|l| by_region(&l.from.value) && by_region(&l.to.value));
+        for member in scene.members.iter().filter(|member| only_regions && shares_of(member).is_empty()) {
+            let id = member.id();
+            self.error(id.place.warning(format!(
+                "group {} is in no region, so that no link covers it: all of them are between regions",
+                id.value
+            )));
+        }
     }
 
     /// The latency matrix, and what it is called.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::Resolver;
-use super::network::Scene;
+use super::network::{Scene, same_instance};
 use super::scope::Scope;
 use crate::composition::{ChangeSpec, Deed, ShapeSpec};
 use crate::reader::At;
@@ -72,6 +72,12 @@ impl Resolver<'_> {
         let (from, to) =
             (self.endpoint(&spec.from, &network, scene), self.endpoint(&spec.to, &network, scene));
         let (from, to) = (from?, to?);
+        if let Some(only) = same_instance(&from, &to, scene) {
+            self.error(spec.from.place.warning(format!(
+                "this changes nothing: both ends are {only} alone, and an instance has no link to itself"
+            )));
+            return None;
+        }
         let by_address = [&from, &to].iter().any(|end| matches!(end, Endpoint::Subnet(_)));
         let opportunities = match &spec.deed {
             Deed::Trace { file, .. } => self.trace(file),
@@ -114,9 +120,17 @@ impl Resolver<'_> {
                 }
                 None => Vec::new(),
             },
-            Deed::Set(settings) => self.parts(earlier, entry, links, scope, MAX_PARTS, |base| {
-                Some(Action::Shape(settings.over(base)))
-            }),
+            Deed::Set(settings) => {
+                let changes = self.parts(earlier, entry, links, scope, MAX_PARTS, |base| {
+                    Some(Action::Shape(settings.over(base)))
+                });
+                let shapes = changes.iter().filter_map(|change| match &change.action {
+                    Action::Shape(shape) => Some(shape.clone()),
+                    _ => None,
+                });
+                self.warn_without_effect(settings, &shapes.collect::<Vec<_>>());
+                changes
+            }
             Deed::Ramp { to, over } => {
                 if !self.check_ramp(to) {
                     return Vec::new();
