@@ -43,7 +43,8 @@ pub fn read_text(path: &Path) -> Result<String, TextError> {
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>, TextError> {
     // Looked at before it is opened: opening a FIFO waits.
     let kind = fs::metadata(path)?.file_type();
-    if !kind.is_file() && !(kind.is_fifo() && is_descriptor(path)) {
+    let is_readable = kind.is_file() || kind.is_fifo() && is_descriptor(path);
+    if !is_readable {
         return Err(TextError::NoFile(what(kind)));
     }
     let mut bytes = Vec::new();

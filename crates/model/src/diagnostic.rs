@@ -23,6 +23,8 @@ pub struct Place {
     source: Source,
     span: Range<usize>,
     path: String,
+    /// Of a value that has a key: where that is.
+    key: Option<Range<usize>>,
 }
 
 /// How bad a mistake is.
@@ -106,7 +108,7 @@ impl Source {
         let end = self.text().len();
         let start = floor_char(self.text(), span.start.min(end));
         let stop = floor_char(self.text(), span.end.min(end)).max(start);
-        Place { source: self.clone(), span: start..stop, path: path.into() }
+        Place { source: self.clone(), span: start..stop, path: path.into(), key: None }
     }
 
     /// The text as a whole.
@@ -127,6 +129,17 @@ impl Place {
     /// The keys that lead here.
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// The same place, and that of its key.
+    pub(crate) fn under(self, key: &Place) -> Place {
+        Place { key: Some(key.span()), ..self }
+    }
+
+    /// The place of the key that a value stands under; the value's own where it has none.
+    pub(crate) fn of_key(&self) -> Place {
+        let span = self.key.clone().unwrap_or_else(|| self.span());
+        Place { source: self.source.clone(), span, path: self.path.clone(), key: None }
     }
 
     /// The bytes of the text.

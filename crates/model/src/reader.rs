@@ -233,12 +233,13 @@ impl<'a> TableReader<'a> {
 
     fn entry(&self, key: &Spanned<toml::de::DeString<'a>>, value: &'a Spanned<DeValue<'a>>) -> Item<'a> {
         let path = join(self.place.path(), key.get_ref());
+        let key = self.source.place(key.span(), path.clone());
         Item {
             source: self.source,
             mistakes: self.mistakes,
             value: value.get_ref(),
-            place: self.source.place(value.span(), path.clone()),
-            key: self.source.place(key.span(), path),
+            place: self.source.place(value.span(), path).under(&key),
+            key,
         }
     }
 }

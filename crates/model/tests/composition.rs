@@ -307,13 +307,13 @@ fn unknown_keys_and_wrong_types_have_their_place_and_the_nearest_name() {
             "[[groups]]\nid = \"c\"\ninstances = { count = -1 }\n",
             3,
             23,
-            "-1 is out of range: 0 to 65000 is allowed",
+            "-1 is out of range: 1 to 65000 is allowed",
         ),
         ("[[groups]]\nid = \"c\"\ninstances = 3\n", 3, 13, "a table is expected, an integer is given"),
         (
             "[groups.build_config]\nprogam = \"x\"\n",
             2,
-            10,
+            1,
             "builder exec:generic has no setting `progam`; known are build, program, sources [program]",
         ),
         ("[[runs]]\nid = \"a,b\"\n", 2, 6, "can't hold a comma"),
@@ -397,7 +397,7 @@ fn settings_of_a_run_that_do_not_fit_are_refused() {
         ("sync_service = 5050", "the address of a sync service"),
         ("proof = 1", "true, false or a table"),
         ("proof = { delai = \"1ms\" }", "did you mean `delay`?"),
-        ("timout = 1", "did you mean `timeout`?"),
+        ("timout = 1", "| ^^^^^^ did you mean `timeout`?"),
     ] {
         let shown = attempt(&with_run_config(line), &Files::new()).unwrap_err().render();
         assert!(shown.contains(says) && shown.contains("1 error"), "{line}: {shown}");

@@ -293,12 +293,17 @@ fn a_share_of_a_group_may_not_be_nowhere() {
         ("{ eu = 4 }", "hold more than its 3 instances"),
         ("{ eu = \"rest\", us = \"rest\" }", "say \"rest\" more than once"),
         ("{ eu = 0 }", "0 is out of range"),
-        ("{ eu = \"some\" }", "is no percentage"),
+        ("{ eu = \"some\" }", "a share such as \"40%\", or \"rest\" is expected"),
+        ("{ eu = 1, us = \"remainder\" }", "or \"rest\" is expected"),
+        ("{ eu = 1, us = \"res\" }", "is expected [rest]"),
+        ("{ eu = \"140%\" }", "it is above 100"),
     ] {
         let text = format!("regions = {regions}\n");
         let (_, _, message) = error(&text);
         assert!(message.contains(says), "{regions}: {message}");
     }
+    let (_, column, _) = error("regions = { eu = 1, us = \"80%\", asia = 1 }\n");
+    assert_eq!(column, 26, "the caret is at the share with which there are too many");
 }
 
 const LINKS: &str = r#"

@@ -269,7 +269,8 @@ fn read_resources(t: &TableReader<'_>, mistakes: &Mistakes) -> ResourcesSpec {
 fn read_instances(t: &TableReader<'_>, mistakes: &Mistakes) -> Option<Instances> {
     t.table("instances", |t| {
         // 0 is how the original spells "not given".
-        let count = t.count("count", 0, MAX_INSTANCES).filter(|n| n.value > 0);
+        let count = t.item("count").filter(|item| item.as_integer() != Some(0));
+        let count = count.and_then(|item| item.count(1, MAX_INSTANCES));
         let share = t.item("percentage").and_then(|item| read_share(&item)).filter(|s| s.value > 0.0);
         match (count, share) {
             (Some(count), Some(_)) => {

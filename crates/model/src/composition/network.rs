@@ -46,6 +46,8 @@ pub enum RegionShare {
     Percent(f64),
     /// Whoever is left.
     Rest,
+    /// Something that could not be read.
+    Unreadable,
 }
 
 /// `[[links]]`.
@@ -251,26 +253,41 @@ pub(super) fn timeline(root: &TableReader<'_>, mistakes: &Mistakes) -> Vec<Chang
     root.tables("timeline", read).into_iter().flatten().collect()
 }
 
+/// What a share of a group is.
+const SHARES: &str = "a number of instances, a share such as \"40%\", or \"rest\"";
+
 /// `region = "eu"`, or `regions = { eu = "40%", us = 3, asia = "rest" }`.
 pub(super) fn region_shares(t: &TableReader<'_>, mistakes: &Mistakes) -> Vec<(At<String>, At<RegionShare>)> {
     let all = t.string("region");
-    let share = |item: &Item<'_>| {
-        if item.as_str() == Some("rest") {
-            return Some(item.at(RegionShare::Rest));
+    let share = |item: &Item<'_>| match item.as_str() {
+        Some("rest") => Some(RegionShare::Rest),
+        Some(text) => match units::percent(text) {
+            Ok(percent) => Some(RegionShare::Percent(percent)),
+            Err(e) if text.trim_start().starts_with(|c: char| c.is_ascii_digit() || c == '-') => {
+                item.error(e.to_string());
+                None
+            }
+            Err(_) => {
+                let mistake =
+                    item.place().error(format!("{text:?} is no share of a group: {SHARES} is expected"));
+                item.report(mistake.suggest_nearest(text, ["rest"]));
+                None
+            }
+        },
+        None if item.as_integer().is_some() => {
+            item.count(1, super::MAX_INSTANCES).map(|n| RegionShare::Count(n.value))
         }
-        if item.as_integer().is_some() {
-            return item.count(1, super::MAX_INSTANCES).map(|n| item.at(RegionShare::Count(n.value)));
-        }
-        let expected = "a number of instances, a share such as \"40%\", or \"rest\"";
-        let percent = shape::with_unit(item, expected, units::percent)?;
-        Some(item.at(RegionShare::Percent(percent.value)))
+        None => item.wrong_type(SHARES),
     };
     let shares = t.table("regions", |t| {
-        let read = |(name, item): (At<String>, Item<'_>)| share(&item).map(|share| (name, share));
+        let read = |(name, item): (At<String>, Item<'_>)| {
+            let share = share(&item).unwrap_or(RegionShare::Unreadable);
+            (name, item.at(share))
+        };
         if t.has_only(&[]) {
             mistakes.push(t.place().warning("it names no region, so that nobody is in one"));
         }
-        t.entries().into_iter().filter_map(read).collect::<Vec<_>>()
+        t.entries().into_iter().map(read).collect::<Vec<_>>()
     });
     match (all, shares) {
         (Some(region), Some(_)) => {

@@ -82,14 +82,14 @@ impl Resolver<'_> {
         if FOREIGN_BUILD_SETTINGS.contains(&key) {
             if key != "enabled" {
                 let message = format!("`{key}` has no effect: builder {} does not read it", builder.name);
-                self.error(value.place.warning(message));
+                self.error(value.place.of_key().warning(message));
             }
             return false;
         }
         let known = || builder.settings.iter().copied();
         let message =
             format!("builder {} has no setting `{key}`; known are {}", builder.name, names(known()));
-        self.error(value.place.error(message).suggest_nearest(key, known()));
+        self.error(value.place.of_key().error(message).suggest_nearest(key, known()));
         false
     }
 }

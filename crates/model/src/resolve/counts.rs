@@ -25,7 +25,7 @@ impl Resolver<'_> {
                 None => {
                     let id = member.id();
                     self.error(id.place.error(format!(
-                        "group {} has no number of instances: instances = {{ count = 1 }}, or a percentage, is expected",
+                        "group {} has no number of instances: instances = {{ count = 1 }}, or a percentage, is expected (0 stands for none given)",
                         id.value
                     )));
                 }

@@ -27,10 +27,13 @@ impl Resolver<'_> {
             }
             let id = member.id();
             let asked: Vec<RegionShare> = shares.iter().map(|(_, share)| share.value).collect();
+            if asked.contains(&RegionShare::Unreadable) {
+                continue;
+            }
             let sizes = match divide(&asked, count) {
                 Ok(sizes) => sizes,
-                Err(why) => {
-                    let at = &shares[0].0.place;
+                Err((which, why)) => {
+                    let at = &shares[which].1.place;
                     self.error(at.error(format!("the regions of group {} {why}", id.value)));
                     continue;
                 }
@@ -97,6 +100,10 @@ impl Resolver<'_> {
                     shape,
                 });
             }
+        }
+        let readable = |(_, share): &(At<String>, At<RegionShare>)| share.value != RegionShare::Unreadable;
+        if !scene.members.iter().all(|member| shares_of(member).iter().all(readable)) {
+            return links;
         }
         if let Some(named) = spec.latency_matrix.as_ref().filter(|_| links.is_empty()) {
             let why = match scene.regions.keys().next() {
@@ -168,27 +175,34 @@ fn shares_of<'a>(member: &Member<'a>) -> &'a [(At<String>, At<RegionShare>)] {
 }
 
 /// Divides a group among regions: counts first, then percentages (of the whole group, the largest remainders rounded
-/// up), then the rest. Everybody has to be somewhere.
-fn divide(shares: &[RegionShare], count: u32) -> Result<Vec<u32>, String> {
+/// up), then the rest. Everybody has to be somewhere. `Err` has the share at which it goes wrong.
+fn divide(shares: &[RegionShare], count: u32) -> Result<Vec<u32>, (usize, String)> {
     let exact = |share: &RegionShare| match share {
         RegionShare::Count(n) => f64::from(*n),
         RegionShare::Percent(p) => p / 100.0 * f64::from(count),
-        RegionShare::Rest => 0.0,
+        RegionShare::Rest | RegionShare::Unreadable => 0.0,
     };
     let rests: Vec<usize> = (0..shares.len()).filter(|&i| shares[i] == RegionShare::Rest).collect();
-    if rests.len() > 1 {
-        return Err("say \"rest\" more than once".to_owned());
+    if let [_, second, ..] = rests[..] {
+        return Err((second, "say \"rest\" more than once".to_owned()));
     }
     let mut sizes: Vec<u32> = shares.iter().map(|s| exact(s).floor() as u32).collect();
-    let asked: f64 = shares.iter().map(exact).sum();
     let sum = |sizes: &[u32]| sizes.iter().map(|&s| u64::from(s)).sum::<u64>();
     let tolerance = f64::from(count) * 0.005 + 1e-6;
-    if asked > f64::from(count) + tolerance {
-        return Err(format!("hold more than its {count} instances"));
+    let mut asked = 0.0;
+    for (i, share) in shares.iter().enumerate() {
+        asked += exact(share);
+        if asked > f64::from(count) + tolerance {
+            return Err((i, format!("hold more than its {count} instances from here on")));
+        }
     }
+    let last = shares.len() - 1;
     if rests.is_empty() && asked < f64::from(count) - tolerance {
-        return Err(format!(
-            "hold {asked:.0} of its {count} instances; give the others a region too (a share of \"rest\" takes them all)"
+        return Err((
+            last,
+            format!(
+                "hold {asked:.0} of its {count} instances; give the others a region too (a share of \"rest\" takes them all)"
+            ),
         ));
     }
     // Without a rest everybody has to be placed; with one only what percentages ask for.
@@ -205,7 +219,7 @@ fn divide(shares: &[RegionShare], count: u32) -> Result<Vec<u32>, String> {
         sizes[rest] = (u64::from(count) - sum(&sizes).min(u64::from(count))) as u32;
     }
     if sum(&sizes) != u64::from(count) {
-        return Err(format!("hold {} of its {count} instances", sum(&sizes)));
+        return Err((last, format!("hold {} of its {count} instances", sum(&sizes))));
     }
     Ok(sizes)
 }
@@ -222,8 +236,9 @@ mod tests {
         assert_eq!(divide(&[Percent(40.0), Count(3)], 5), Ok(vec![2, 3]));
         assert_eq!(divide(&[Percent(33.0), Percent(33.0), Percent(34.0)], 10), Ok(vec![3, 3, 4]));
         assert_eq!(divide(&[Percent(50.0), Rest], 5), Ok(vec![3, 2]));
-        assert!(divide(&[Percent(40.0)], 5).unwrap_err().contains("rest"));
+        assert!(divide(&[Percent(40.0)], 5).unwrap_err().1.contains("rest"));
         assert!(divide(&[Count(6)], 5).is_err());
+        assert_eq!(divide(&[Percent(60.0), Percent(60.0), Percent(60.0)], 5).unwrap_err().0, 1);
         assert!(divide(&[Rest, Rest], 5).is_err());
     }
 

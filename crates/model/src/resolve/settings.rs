@@ -108,12 +108,12 @@ impl Resolver<'_> {
                 if !matches!(key, "enabled" | "disabled") {
                     let name = runner.map_or("of this composition", |r| r.name);
                     let warning = format!("`{key}` has no effect: runner {name} does not read it");
-                    self.error(at.place.warning(warning));
+                    self.error(at.place.of_key().warning(warning));
                 }
             }
             _ => {
                 let message = format!("runs have no setting `{key}`; known are {}", names(KNOWN));
-                self.error(at.place.error(message).suggest_nearest(key, KNOWN));
+                self.error(at.place.of_key().error(message).suggest_nearest(key, KNOWN));
             }
         }
     }
