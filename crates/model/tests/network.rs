@@ -419,6 +419,11 @@ fn a_timeline_that_contradicts_itself_is_refused() {
         ),
         (
             &String::new(),
+            "at = \"1s\"; action = \"shape\"; from = \"b\"; to = \"a\"",
+            "\"shape\" is unknown here; one of partition, heal, set, ramp, flap, trace is expected [set]",
+        ),
+        (
+            &String::new(),
             "at = \"1s\"; action = \"flap\"; from = \"b\"; to = \"a\"; up = \"1s\"",
             "`down` of timeline[0] is missing",
         ),

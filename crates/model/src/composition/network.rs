@@ -207,7 +207,16 @@ pub(super) fn timeline(root: &TableReader<'_>, mistakes: &Mistakes) -> Vec<Chang
         let at = t.item("at").and_then(|item| shape::duration(&item, Duration::ZERO, MAX_TIME));
         let at = t.required("at", at);
         let known = ["partition", "heal", "set", "ramp", "flap", "trace"].map(|word| (word, word));
-        let action = t.item("action").and_then(|item| shape::one_of(&item, &known));
+        let action = t.item("action").and_then(|item| match item.as_str() {
+            // What a `set` leads to is called so in the record and elsewhere.
+            Some("shape") => {
+                let words = "partition, heal, set, ramp, flap, trace";
+                let mistake = format!("\"shape\" is unknown here; one of {words} is expected");
+                item.report(item.place().error(mistake).suggest("set"));
+                None
+            }
+            _ => shape::one_of(&item, &known),
+        });
         let Some(action) = t.required("action", action) else {
             // Which keys there may be depends on the action: without it nothing more can be said.
             t.entries();

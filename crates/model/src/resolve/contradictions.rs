@@ -67,12 +67,10 @@ impl Resolver<'_> {
 
     fn check_heal(&self, scope: &Scope, earlier: &[Entry<'_>], entry: &Entry<'_>) {
         let mut ended: Option<&Entry<'_>> = None;
-        let mut states: Vec<State<'_>> =
-            entry.pairs.iter().map(|pair| state(earlier, entry, |other| other.covers(*pair))).collect();
-        if entry.by_address {
-            states.push(state(earlier, entry, |other| same_addresses(scope, other, entry)));
-        }
-        for state in states {
+        let by_pair = entry.pairs.iter().map(|pair| state(earlier, entry, |other| other.covers(*pair)));
+        let by_address = entry.by_address.then(|| state(earlier, entry, |o| same_addresses(scope, o, entry)));
+        // One is enough, and there may be many.
+        for state in by_pair.chain(by_address) {
             match state {
                 State::Changed => return,
                 State::Untouched(by) => ended = ended.or(by),
