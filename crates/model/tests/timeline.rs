@@ -67,6 +67,7 @@ fn addresses_of_others_do_not_contradict() {
     for entries in [
         ["2s partition a[1] b[1]", "2s set 16.0.0.2 b[1]; latency = \"5ms\""],
         ["2s set 16.0.0.3 16.0.0.4; latency = \"5ms\"", "2s partition a[1] b[1]"],
+        ["2s partition a[0] 16.0.0.4; both = false", "3s set a[0] fd54:474e::4; latency = \"5ms\""],
         ["2s partition 16.0.1.0/24 b", "2s set 16.0.2.0/24 b; loss = \"1%\""],
         ["2s set 16.0.0.4 a; loss = \"1%\"", "3s set a[0] a[1]; loss = \"1%\""],
     ] {
@@ -99,6 +100,9 @@ fn entries_build_upon_links_and_entries_by_address() {
         .collect();
     assert_eq!(losses.len(), 2, "{losses:?}");
     assert!(losses.iter().all(|(from, loss)| (*loss == 1.0) == from.contains("index: 0")), "{losses:?}");
+    let (_, _, message) =
+        error(&timeline(&["1s set a 16.0.0.4; loss = \"1%\"", "2s set a b; latency = \"5ms\""]));
+    assert!(message.contains("a -> b[0] has one shape for IPv4 and another for IPv6 by then"), "{message}");
     let (_, _, message) =
         error(&timeline(&["1s set 16.0.9.0/25 b; loss = \"1%\"", "2s set 16.0.9.0/24 b; latency = \"5ms\""]));
     assert!(message.contains("the set of line 16 covers a part of them"), "{message}");

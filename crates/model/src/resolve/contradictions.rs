@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::Resolver;
-use super::scope::Scope;
+use super::scope::{Pair, Scope};
 use super::timeline::Entry;
 use crate::composition::Deed;
 use crate::units::show_duration as show;
@@ -133,7 +133,7 @@ fn which(scope: &Scope, one: &Entry<'_>, other: &Entry<'_>) -> Option<String> {
     }
 }
 
-fn by_name(scope: &Scope, one: &Entry<'_>, other: &Entry<'_>, pair: (usize, usize)) -> String {
+fn by_name(scope: &Scope, one: &Entry<'_>, other: &Entry<'_>, pair: Pair) -> String {
     if one.by_address || other.by_address { format!(" ({})", scope.show(pair)) } else { String::new() }
 }
 

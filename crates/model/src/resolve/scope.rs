@@ -15,7 +15,19 @@ pub(super) const MAX_PAIRS: usize = 250_000;
 /// The classes of a run's instances.
 pub(super) struct Scope {
     pub(super) classes: Vec<Class>,
+    /// What pairs are told apart by: both where a selector names addresses, one that stands for both otherwise.
+    families: &'static [Family],
 }
+
+/// By which of its addresses an instance is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+/// Packets from one class to the addresses of another.
+pub(super) type Pair = (usize, usize, Family);
 
 /// Instances that every declared selector covers alike.
 pub(super) struct Class {
@@ -90,30 +102,35 @@ impl Scope {
             let region = class.region.as_ref().and_then(|r| scene.regions.get(r));
             class.whole_region = region.is_some_and(|all| all.len() == class.members.len());
         }
-        Scope { classes }
+        let families: &[Family] = if subnets.is_empty() { &[Family::V4] } else { &[Family::V4, Family::V6] };
+        Scope { classes, families }
     }
 
     /// The ordered pairs of classes between two selectors, sorted; selectors by address cover whoever begins with
     /// one. `None` when there are too many to look at.
-    pub(super) fn pairs(
-        &self,
-        from: &Endpoint,
-        to: &Endpoint,
-        both_ways: bool,
-    ) -> Option<Vec<(usize, usize)>> {
-        let (from, to) = (self.classes_in(from), self.classes_in(to));
-        if from.len() * to.len() > MAX_PAIRS {
-            return None;
-        }
-        let mut pairs: Vec<(usize, usize)> =
-            from.iter().flat_map(|&a| to.iter().map(move |&b| (a, b))).collect();
+    pub(super) fn pairs(&self, from: &Endpoint, to: &Endpoint, both_ways: bool) -> Option<Vec<Pair>> {
+        let mut pairs = self.one_way(from, to)?;
         if both_ways {
-            pairs.extend(pairs.clone().into_iter().map(|(a, b)| (b, a)));
+            pairs.extend(self.one_way(to, from)?);
         }
         // An instance has no link to itself.
-        pairs.retain(|&(a, b)| a != b || self.classes[a].members.len() > 1);
+        pairs.retain(|&(a, b, _)| a != b || self.classes[a].members.len() > 1);
         pairs.sort_unstable();
         pairs.dedup();
+        Some(pairs)
+    }
+
+    fn one_way(&self, from: &Endpoint, to: &Endpoint) -> Option<Vec<Pair>> {
+        let (senders, receivers) = (self.classes_in(from), self.classes_in(to));
+        if senders.len() * receivers.len() > MAX_PAIRS {
+            return None;
+        }
+        let mut pairs = Vec::with_capacity(senders.len() * receivers.len() * self.families.len());
+        for &family in self.families.iter().filter(|family| family.is_named_by(to)) {
+            for &a in &senders {
+                pairs.extend(receivers.iter().map(|&b| (a, b, family)));
+            }
+        }
         Some(pairs)
     }
 
@@ -141,7 +158,7 @@ impl Scope {
     }
 
     /// A pair of classes by name, such as `a[4] -> b[4]`.
-    pub(super) fn show(&self, (from, to): (usize, usize)) -> String {
+    pub(super) fn show(&self, (from, to, _): Pair) -> String {
         let name = |class: usize| match &self.classes[class] {
             Class { named: None, whole_group: true, group, .. } => group.clone(),
             class => class.members[0].to_string(),
@@ -160,6 +177,19 @@ fn within(subnets: &BTreeSet<IpNet>, scene: &Scene<'_>, k: u32) -> Vec<IpNet> {
     subnets.iter().filter(|net| addresses.iter().any(|a| net.contains(a))).copied().collect()
 }
 
+// === impl Family ===
+
+impl Family {
+    /// Whether a selector of receivers means addresses of this family too.
+    fn is_named_by(self, to: &Endpoint) -> bool {
+        match to {
+            Endpoint::Subnet(IpNet::V4(_)) => self == Family::V4,
+            Endpoint::Subnet(IpNet::V6(_)) => self == Family::V6,
+            _ => true,
+        }
+    }
+}
+
 // === impl Class ===
 
 impl Class {
@@ -172,6 +202,11 @@ impl Class {
             Endpoint::Region(region) => self.region.as_ref() == Some(region),
             Endpoint::Subnet(net) => self.subnets.contains(net),
         }
+    }
+
+    /// Whether a selector of receivers covers its addresses of a family.
+    pub(super) fn receives(&self, end: &Endpoint, family: Family) -> bool {
+        family.is_named_by(end) && self.is_in(end)
     }
 
     /// Selectors that cover it and nobody else.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Resolver;
 use super::network::{Scene, same_instance};
-use super::scope::Scope;
+use super::scope::{Pair, Scope};
 use crate::composition::{ChangeSpec, Deed, ShapeSpec};
 use crate::reader::At;
 use crate::shape::{Filter, LinkShape, Loss};
@@ -25,7 +25,7 @@ pub(super) struct Entry<'a> {
     pub(super) from: Endpoint,
     pub(super) to: Endpoint,
     /// The ordered pairs of classes that it covers; sorted. Of addresses those that instances begin with count.
-    pub(super) pairs: Vec<(usize, usize)>,
+    pub(super) pairs: Vec<Pair>,
     /// Whether it names addresses, so that it may cover others by the time.
     pub(super) by_address: bool,
     /// The opportunities of a trace, where the file could be read.
@@ -200,7 +200,17 @@ impl Resolver<'_> {
             return Vec::new();
         };
         let mut changes = Vec::new();
-        for (&(a, b), &base) in entry.pairs.iter().zip(&bases) {
+        let bases: Vec<(&Pair, &usize)> = entry.pairs.iter().zip(&bases).collect();
+        for same in bases.chunk_by(|(one, _), (other, _)| (one.0, one.1) == (other.0, other.1)) {
+            let (&&pair, &base) = (&same[0].0, same[0].1);
+            let (a, b, _) = pair;
+            if same.iter().any(|(_, other)| **other != base) {
+                self.error(at.place.error(format!(
+                    "{} has one shape for IPv4 and another for IPv6 by then, since earlier links or entries name addresses: name addresses here too",
+                    scope.show(pair)
+                )));
+                return Vec::new();
+            }
             let (action, base) = (&actions[base], &shapes[base]);
             for from in scope.classes[a].ends() {
                 for to in scope.classes[b].ends() {
@@ -348,12 +358,12 @@ impl Entry<'_> {
         if there == back { there } else { None }
     }
 
-    pub(super) fn covers(&self, pair: (usize, usize)) -> bool {
+    pub(super) fn covers(&self, pair: Pair) -> bool {
         self.pairs.binary_search(&pair).is_ok()
     }
 
     /// A pair that both change.
-    pub(super) fn common(&self, other: &Entry<'_>) -> Option<(usize, usize)> {
+    pub(super) fn common(&self, other: &Entry<'_>) -> Option<Pair> {
         if self.network != other.network {
             return None;
         }
@@ -362,13 +372,7 @@ impl Entry<'_> {
 }
 
 /// The declared shape of a pair when an entry begins.
-fn base(
-    scope: &Scope,
-    earlier: &[Entry<'_>],
-    entry: &Entry<'_>,
-    links: &[Link],
-    pair: (usize, usize),
-) -> LinkShape {
+fn base(scope: &Scope, earlier: &[Entry<'_>], entry: &Entry<'_>, links: &[Link], pair: Pair) -> LinkShape {
     let initial = declared(scope, links, entry, pair);
     let mut shape = initial.clone();
     for other in earlier.iter().filter(|other| other.network == entry.network && other.covers(pair)) {
@@ -378,12 +382,12 @@ fn base(
 }
 
 /// The shape that the links declare for a pair: of those that cover it the last.
-fn declared(scope: &Scope, links: &[Link], entry: &Entry<'_>, (a, b): (usize, usize)) -> LinkShape {
+fn declared(scope: &Scope, links: &[Link], entry: &Entry<'_>, (a, b, family): Pair) -> LinkShape {
     let (a, b) = (&scope.classes[a], &scope.classes[b]);
     let covers = |link: &&Link| {
         link.network == entry.network
-            && (a.is_in(&link.from) && b.is_in(&link.to)
-                || link.both_ways && b.is_in(&link.from) && a.is_in(&link.to))
+            && (a.is_in(&link.from) && b.receives(&link.to, family)
+                || link.both_ways && a.is_in(&link.to) && b.receives(&link.from, family))
     };
     links.iter().rev().find(covers).map(|link| link.shape.clone()).unwrap_or_default()
 }
