@@ -90,6 +90,10 @@ impl Mistakes {
         self.0.borrow_mut().push(mistake);
     }
 
+    pub(crate) fn has_errors(&self) -> bool {
+        self.0.borrow().has_errors()
+    }
+
     pub(crate) fn into_inner(self) -> Diagnostics {
         self.0.into_inner()
     }

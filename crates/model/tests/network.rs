@@ -572,6 +572,10 @@ fn regions_that_nobody_is_in_are_warned_of() {
             .replace("region = \"eu\"", "regions = { eu = 1, us = 1 }"),
     );
     assert!(outside.len() == 1 && outside[0].contains("group b is in no region"), "{outside:?}");
+    for wrong in ["{ us = \"remainder\" }", "{ us = 1 }", "{ us = 9 }", "{ mars = \"rest\" }"] {
+        let found = attempt(&REGIONS.replace(shares, wrong), &files).unwrap_err();
+        assert_eq!(found.len(), 1, "{}", found.render());
+    }
     let empty = told(&REGIONS.replace(shares, "{}").replace("region = \"eu\"\n", ""));
     assert!(empty.iter().any(|m| m.contains("names no region")), "{empty:?}");
     assert!(

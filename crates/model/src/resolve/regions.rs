@@ -101,8 +101,8 @@ impl Resolver<'_> {
                 });
             }
         }
-        let readable = |(_, share): &(At<String>, At<RegionShare>)| share.value != RegionShare::Unreadable;
-        if !scene.members.iter().all(|member| shares_of(member).iter().all(readable)) {
+        // What is wrong with a region may be why nobody is in it.
+        if self.mistakes.has_errors() || self.composition.mistakes().has_errors() {
             return links;
         }
         if let Some(named) = spec.latency_matrix.as_ref().filter(|_| links.is_empty()) {
