@@ -224,7 +224,10 @@ impl Fabric {
     /// Counts packets from one port to another that went another way, where both are still there.
     pub fn passed_by(&mut self, from: PortId, to: PortId, packets: u64) {
         let (Ok(from), Ok(to)) = (self.slot(from), self.slot(to)) else { return };
-        if let Some(pair) = self.pair(from, to) {
+        // Where nothing has passed there is no link to show.
+        if packets > 0
+            && let Some(pair) = self.pair(from, to)
+        {
             pair.borrow_mut().flow.skip(packets);
         }
     }
