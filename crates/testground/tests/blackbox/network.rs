@@ -109,7 +109,7 @@ fn a_capture_is_what_tshark_reads() {
 }
 
 #[test]
-fn a_group_s_name_captures_the_whole_group_in_the_runs_that_have_it() {
+fn a_capture_by_a_group_s_name_is_of_the_whole_group_in_the_runs_that_have_it() {
     let session = Session::with_plan("exit 0", "");
     let runs = "[[runs]]\nid = \"one\"\n[[runs.groups]]\nid = \"g\"\n\
                 [[runs]]\nid = \"two\"\n[[runs.groups]]\nid = \"h\"\n";
