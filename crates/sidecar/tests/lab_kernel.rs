@@ -268,6 +268,9 @@ async fn prove(lab: &LabNetwork, settings: &ProofSettings, changes: &[Later]) ->
         }
     };
     assert!(proved.busy.is_none(), "the machine is too busy to measure: {proved:#?}");
+    // What it sent is no part of what is told of the run.
+    let dropped = lab.snapshot().unwrap().data.drops;
+    assert!(!dropped.contains_key("loss") && !dropped.contains_key("filter_drop"), "{dropped:?}");
     proved
 }
 

@@ -375,6 +375,15 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_is_seen_however_short_the_queue_is() {
+        let queue = Queue { limit: QueueLimit::Packets(1), ..Queue::default() };
+        let shape = LinkShape { bandwidth: Some(1_000_000), queue, ..LinkShape::default() };
+        let (rounds, _) = rounds(&[declared(shape.clone())]);
+        let apart = rounds[0].trials[0].apart().expect("a link for the burst alone");
+        assert_eq!(**apart, LinkShape { queue: Queue::default(), ..shape });
+    }
+
+    #[test]
     fn an_ordinary_shape_takes_a_third_of_a_second_and_its_round_trip() {
         let (rounds, unproved) = rounds(&[declared(late(50))]);
         assert_eq!((rounds.len(), unproved.len()), (1, 0));
